@@ -1,0 +1,33 @@
+"""Fill the Feast store from a snapshot."""
+
+from kfp import dsl
+
+from brewhouse.components.images import image
+
+
+@dsl.component(base_image=image("feast"), install_kfp_package=False)
+def build_features(
+    domain: str,
+    publish_to: str,
+    snapshot: dsl.Input[dsl.Dataset],
+    validated: dsl.Input[dsl.Artifact],
+    features: dsl.Output[dsl.Dataset],
+):
+    """Register definitions and load profiles, items and recent histories.
+
+    Args:
+        domain: Built-in domain or folder with a domain.yaml.
+        publish_to: Folder or URI that collects the run's evidence.
+        snapshot: Snapshot.
+        validated: Proof that the snapshot passed validation.
+        features: File sources and local stores.
+    """
+    from pathlib import Path
+
+    from brewhouse.stages import features as step
+
+    assert Path(validated.path).is_file()
+    step.run(
+        domain=domain, snapshot=Path(snapshot.path), features_out=Path(features.path),
+        publish_to=publish_to,
+    )

@@ -1,0 +1,41 @@
+"""Score the test rows and judge every task."""
+
+from kfp import dsl
+
+from brewhouse.components.images import image
+
+
+@dsl.component(base_image=image("train"), install_kfp_package=False)
+def evaluate(
+    domain: str,
+    seed: int,
+    publish_to: str,
+    shards: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    baselines: dsl.Input[dsl.Dataset],
+    oracle: dsl.Input[dsl.Dataset],
+    results: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+):
+    """Compute metrics with intervals, slices, checks and the report.
+
+    Args:
+        domain: Built-in domain or folder with a domain.yaml.
+        seed: Seed of the bootstrap.
+        publish_to: Folder or URI that collects the run's evidence.
+        shards: Test trees and rows.
+        model: Ranker.
+        baselines: Scores of the baselines.
+        oracle: True probabilities, if the world is simulated.
+        results: results.json.
+        report: Self-contained HTML.
+    """
+    from pathlib import Path
+
+    from brewhouse.stages import evaluating
+
+    evaluating.run(
+        domain=domain, shards=Path(shards.path), model=Path(model.path), seed=int(seed),
+        baselines=Path(baselines.path), oracle=Path(oracle.path), publish_to=publish_to,
+        results_out=Path(results.path), report_out=Path(report.path),
+    )

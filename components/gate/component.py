@@ -1,0 +1,32 @@
+"""Compute the verdict on a candidate."""
+
+from kfp import dsl
+
+from brewhouse.components.images import image
+
+
+@dsl.component(base_image=image("orchestrator"), install_kfp_package=False)
+def gate(
+    policy: str,
+    champion: str,
+    publish_to: str,
+    results: dsl.Input[dsl.Artifact],
+    verdict: dsl.Output[dsl.Artifact],
+):
+    """Apply a policy to results.
+
+    Args:
+        policy: Name of a shipped policy, or a YAML file.
+        champion: results.json of the model in use; empty if there is none.
+        publish_to: Folder or URI that collects the run's evidence.
+        results: results.json.
+        verdict: verdict.json with a reason a rule.
+    """
+    from pathlib import Path
+
+    from brewhouse.stages import gating
+
+    gating.run(
+        results=Path(results.path), policy=policy, champion=champion, publish_to=publish_to,
+        verdict_out=Path(verdict.path),
+    )

@@ -1,0 +1,22 @@
+"""Names of the images components run in; a digest is pinned when a release is built."""
+
+import os
+
+FAMILIES = ("orchestrator", "feast", "train")
+
+
+def image(family: str) -> str:
+    """Image of a family, from BREWHOUSE_IMAGE_REGISTRY and BREWHOUSE_IMAGE_TAG at compile time.
+
+    Args:
+        family: `orchestrator` (light steps), `feast` (feature store), `train` (torch).
+
+    Raises:
+        ValueError: Unknown family.
+    """
+    if family not in FAMILIES:
+        msg = f"unknown image family '{family}'; choose one of {', '.join(FAMILIES)}"
+        raise ValueError(msg)
+    registry = os.environ.get("BREWHOUSE_IMAGE_REGISTRY", "registry.example.com/brewhouse")
+    tag = os.environ.get("BREWHOUSE_IMAGE_TAG", "0.1.0")
+    return f"{registry}/{family}:{tag}"

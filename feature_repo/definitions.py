@@ -1,0 +1,116 @@
+"""Feast definitions: entities, sources, views and the service the ranker reads.
+
+One set of definitions for every environment; `environments/<name>/feature_store.yaml` says where the
+stores are. The domain decides the columns. Two variables are read when the file is loaded:
+BREWHOUSE_DOMAIN (a built-in name or a folder) and BREWHOUSE_FEAST_DATA (folder written by the
+`features` step).
+"""
+
+import os
+from datetime import timedelta
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource
+from feast.data_format import ParquetFormat
+from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+
+from brewhouse.domains.loader import load_domain
+
+DOMAIN = load_domain(os.environ.get("BREWHOUSE_DOMAIN", "linkedin")).domain
+DATA = os.environ.get("BREWHOUSE_FEAST_DATA", "data").rstrip("/")
+# A profile or an item never expires: the newest version before the moment holds however old it is.
+FOREVER = timedelta(days=365 * 200)
+TYPES = {
+    "string": String, "integer": Int64, "number": Float64, "boolean": Bool,
+    "timestamp": UnixTimestamp,
+}
+
+
+def _fields(columns):
+    return [Field(name=name, dtype=TYPES[column.type]) for name, column in columns.items()]
+
+
+member = Entity(name="member", join_keys=["member_id"], value_type=ValueType.STRING)
+item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
+
+profile_source = FileSource(
+    name="profiles",
+    path=f"{DATA}/members.parquet",
+    timestamp_field="valid_from",
+    file_format=ParquetFormat(),
+)
+item_source = FileSource(
+    name="items",
+    path=f"{DATA}/items.parquet",
+    timestamp_field="valid_from",
+    file_format=ParquetFormat(),
+)
+# Read by date range as a log, never joined: a join would keep one row a member.
+interaction_source = FileSource(
+    name="interactions",
+    path=f"{DATA}/interactions/*.parquet",
+    timestamp_field="event_at",
+    created_timestamp_column="created_at",
+    file_format=ParquetFormat(),
+)
+history_source = FileSource(
+    name="history_batch",
+    path=f"{DATA}/history.parquet",
+    timestamp_field="as_of",
+    file_format=ParquetFormat(),
+)
+# The stream that keeps histories fresh between batches pushes to this source.
+history_push = PushSource(name="history_push", batch_source=history_source)
+
+member_profile = FeatureView(
+    name="member_profile",
+    entities=[member],
+    ttl=FOREVER,
+    schema=_fields(DOMAIN.members.columns),
+    source=profile_source,
+    tags={"domain": DOMAIN.name},
+)
+item_features = FeatureView(
+    name="item_features",
+    entities=[item],
+    ttl=FOREVER,
+    # `first_seen` is the item's own creation time: Feast's created timestamp is another thing.
+    schema=[Field(name="kind", dtype=String), Field(name="first_seen", dtype=Int64),
+            *_fields(DOMAIN.items.columns)],
+    source=item_source,
+    tags={"domain": DOMAIN.name},
+)
+interaction_log = FeatureView(
+    name="interaction_log",
+    entities=[member],
+    ttl=FOREVER,
+    schema=[Field(name=name, dtype=String)
+            for name in ("interaction_id", "item_id", "surface", "action", "session_id", "origin")],
+    source=interaction_source,
+    online=False,
+    tags={"domain": DOMAIN.name},
+)
+recent_history = FeatureView(
+    name="recent_history",
+    entities=[member],
+    ttl=FOREVER,
+    schema=[
+        *(Field(name=n, dtype=Array(String)) for n in ("item_ids", "surfaces", "actions")),
+        *(Field(name=n, dtype=Array(Int64)) for n in ("shown_at", "event_at", "logged_at")),
+        Field(name="profile_from", dtype=Array(Int64)),
+        Field(name="profiles", dtype=Array(String)),
+    ],
+    source=history_push,
+    tags={"domain": DOMAIN.name},
+)
+
+ranker_v1 = FeatureService(
+    name="ranker_v1",
+    features=[member_profile, recent_history],
+    description="What a prompt says about a member: profile and recent history",
+)
+ranker_items_v1 = FeatureService(
+    name="ranker_items_v1",
+    features=[item_features],
+    description="What a prompt says about a candidate or past item",
+)

@@ -1,0 +1,1 @@
+"""Drift policies, alert rules and runbooks."""

@@ -1,0 +1,1 @@
+"""KFP pipelines, one folder each, with the compiled YAML beside the source."""

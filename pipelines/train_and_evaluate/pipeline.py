@@ -1,0 +1,109 @@
+"""From raw tables to a registered candidate."""
+
+from kfp import dsl
+
+from brewhouse.components.build_features.component import build_features
+from brewhouse.components.evaluate.component import evaluate
+from brewhouse.components.gate.component import gate
+from brewhouse.components.import_data.component import import_data
+from brewhouse.components.read_outcome.component import read_outcome
+from brewhouse.components.register_candidate.component import register_candidate
+from brewhouse.components.report_status.component import report_status
+from brewhouse.components.train_baselines.component import train_baselines
+from brewhouse.components.train_ranker.component import train_ranker
+from brewhouse.components.validate_data.component import validate_data
+from brewhouse.components.verbalize.component import verbalize
+
+
+def _size(task: dsl.PipelineTask, *, cpu: str, memory: str) -> dsl.PipelineTask:
+    """Request and limit alike, so that a step is never evicted for what it asked."""
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    return task.set_memory_request(memory).set_memory_limit(memory)
+
+
+@dsl.pipeline(
+    name="train-and-evaluate",
+    description="Validate data, tell histories, train and judge the ranker, register a candidate.",
+)
+def train_and_evaluate(
+    domain: str,
+    source: str = "",
+    preset: str = "",
+    train_end: str = "",
+    seed: int = 7,
+    model: str = "tiny",
+    tasks: str = "",
+    max_test_sessions: int = 6000,
+    train_options: dict = {},  # noqa: B006 - KFP reads the default as a constant
+    processes: int = 2,
+    policy: str = "default",
+    champion: str = "",
+    workspace: str = "",
+    tracking_uri: str = "",
+    model_store: str = "models",
+    publish_to: str = "",
+):
+    """Train and judge one candidate.
+
+    Args:
+        domain: Built-in domain or folder with a domain.yaml.
+        source: Folder with the domain's files; empty to simulate.
+        preset: Size of the simulated world; empty to import.
+        train_end: End of training, YYYY-MM-DD; empty for the domain's default.
+        seed: Seed of everything random.
+        model: Size trained from scratch, or folder or hub id of a model.
+        tasks: Comma-separated task names; empty for all.
+        max_test_sessions: Test sessions kept.
+        train_options: Training options that differ from the defaults.
+        processes: Training processes on one machine.
+        policy: Gate policy.
+        champion: results.json of the model in use; empty if there is none.
+        workspace: Folder for checkpoints that outlives a failed run.
+        tracking_uri: MLflow.
+        model_store: Folder that keeps registered models.
+        publish_to: Folder or URI that collects the run's evidence.
+    """
+    ending = report_status(publish_to=publish_to)
+    with dsl.ExitHandler(ending, name="report how the run ended"):
+        imported = _size(import_data(
+            domain=domain, source=source, preset=preset, seed=seed, publish_to=publish_to,
+        ), cpu="2", memory="8Gi")
+        checked = _size(validate_data(
+            domain=domain, train_end=train_end, publish_to=publish_to,
+            snapshot=imported.outputs["snapshot"],
+        ), cpu="2", memory="16Gi")
+        stored = _size(build_features(
+            domain=domain, publish_to=publish_to, snapshot=imported.outputs["snapshot"],
+            validated=checked.outputs["validated"],
+        ), cpu="2", memory="8Gi")
+        told = _size(verbalize(
+            domain=domain, train_end=train_end, model=model, tasks=tasks, publish_to=publish_to,
+            max_test_sessions=max_test_sessions, snapshot=imported.outputs["snapshot"],
+            features=stored.outputs["features"],
+        ), cpu="4", memory="16Gi")
+        trained = _size(train_ranker(
+            options=train_options, processes=processes, workspace=workspace,
+            tracking_uri=tracking_uri, publish_to=publish_to, shards=told.outputs["shards"],
+        ), cpu="4", memory="16Gi")
+        based = _size(train_baselines(
+            domain=domain, seed=seed, publish_to=publish_to,
+            snapshot=imported.outputs["snapshot"], features=stored.outputs["features"],
+            shards=told.outputs["shards"],
+        ), cpu="4", memory="16Gi")
+        judged = _size(evaluate(
+            domain=domain, seed=seed, publish_to=publish_to, shards=told.outputs["shards"],
+            model=trained.outputs["model"], baselines=based.outputs["baselines"],
+            oracle=imported.outputs["oracle"],
+        ), cpu="4", memory="16Gi")
+        decided = _size(gate(
+            policy=policy, champion=champion, publish_to=publish_to,
+            results=judged.outputs["results"],
+        ), cpu="500m", memory="1Gi")
+        outcome = _size(read_outcome(verdict=decided.outputs["verdict"]),
+                        cpu="500m", memory="512Mi")
+        with dsl.If(outcome.output == "PASS", name="the gate passed"):
+            _size(register_candidate(
+                tracking_uri=tracking_uri, model_store=model_store, publish_to=publish_to,
+                results=judged.outputs["results"], verdict=decided.outputs["verdict"],
+                model=trained.outputs["model"],
+            ), cpu="1", memory="2Gi")

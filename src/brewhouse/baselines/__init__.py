@@ -1,0 +1,1 @@
+"""Conventional models trained in the same run on the same rows, standing in for production."""

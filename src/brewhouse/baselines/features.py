@@ -1,0 +1,231 @@
+"""Point-in-time count, recency, match and text features: what a conventional ranker is fed.
+
+Every count is of events known before a target's moment, found by one sort-merge, never by a loop
+over rows. Suffixes: _E logged events, _Q targets, _D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from brewhouse.data.timelines import Timelines, known_ranks, merge_count
+from brewhouse.domains.spec import Domain
+
+_DAY = 86_400_000_000
+_SVD = 32
+_RECENT = 30
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureTable:
+    """Features of targets, float32, with a name a column."""
+
+    names: tuple[str, ...]
+    values_QF: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextIndex:
+    """TF-IDF and its truncated SVD, fitted on items that existed in the training window."""
+
+    tfidf_items: csr_matrix
+    item_D: np.ndarray
+    vectorizer: TfidfVectorizer
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], known: np.ndarray, *, seed: int) -> TextIndex:
+        """Fit on the known texts and transform all of them."""
+        vectorizer = TfidfVectorizer(min_df=2, sublinear_tf=True, max_features=20_000,
+                                     token_pattern=r"(?u)\b\w+\b")
+        vectorizer.fit([t for t, k in zip(texts, known, strict=True) if k])
+        tfidf = vectorizer.transform(texts)
+        size = min(_SVD, tfidf.shape[1] - 1)
+        svd = TruncatedSVD(size, random_state=seed).fit(tfidf[np.flatnonzero(known)])
+        return cls(tfidf_items=tfidf, item_D=svd.transform(tfidf).astype(np.float32),
+                   vectorizer=vectorizer)
+
+
+class FeatureBuilder:
+    """Builds features for targets of a log; holds what all tasks share."""
+
+    def __init__(
+        self, domain: Domain, timelines: Timelines, items: pa.Table, texts: Sequence[str],
+        profiles: Sequence[str], *, train_end: int, seed: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            domain: Says which item columns to match on.
+            timelines: Log, history events and targets.
+            items: First version of each item, in the order of `log.item_ids`.
+            texts: Text of each such item.
+            profiles: Profile text of each target's member at its moment.
+            train_end: Microseconds; text models see nothing newer.
+            seed: Seed of the SVD.
+        """
+        self.domain, self.timelines, self.log = domain, timelines, timelines.log
+        self.created = items.column("created_at").cast(pa.int64()).to_numpy()
+        self.items = items
+        self.text = TextIndex.fit(texts, self.created < train_end, seed=seed)
+        self.limit_Q = 2 * timelines.moment_Q
+        log = self.log
+        rows = np.flatnonzero(log.logged)
+        rank = known_ranks(log)
+        self.rows_E = rows[np.argsort(rank[rows], kind="stable")]
+        self.rank_E = rank[self.rows_E]
+        self.profiles = profiles
+        self._shared: FeatureTable | None = None
+
+    def shared(self) -> FeatureTable:
+        """Features that do not depend on the task."""
+        if self._shared is None:
+            log, q = self.log, self.timelines.targets_Q
+            columns: dict[str, np.ndarray] = {}
+            age = (self.timelines.request_at_Q - self.created[log.item[q]]) / _DAY
+            columns["item_age_days"] = np.log1p(np.maximum(age, 0))
+            columns |= self._numeric() | self._recency() | self._counts("any", self._engaged())
+            columns |= self._text()
+            self._shared = FeatureTable(
+                names=tuple(columns),
+                values_QF=np.stack(list(columns.values()), axis=1).astype(np.float32),
+            )
+        return self._shared
+
+    def for_task(self, positive: Sequence[str]) -> FeatureTable:
+        """Counts of the task's own positive actions."""
+        mask = np.isin(self.log.action, [self.log.actions.index(a) for a in positive
+                                         if a in self.log.actions])
+        columns = self._counts("task", mask)
+        return FeatureTable(
+            names=tuple(columns),
+            values_QF=np.stack(list(columns.values()), axis=1).astype(np.float32),
+        )
+
+    def count_known(self, key: np.ndarray, mask: np.ndarray, key_Q: np.ndarray) -> np.ndarray:
+        """Known logged events with each target's key. `key` and `mask` are per log row."""
+        keep = mask[self.rows_E]
+        rows, rank = self.rows_E[keep], self.rank_E[keep]
+        order = np.argsort(key[rows], kind="stable")
+        sorted_key = key[rows][order]
+        upto = merge_count(sorted_key, rank[order], key_Q, self.limit_Q)
+        return upto - np.searchsorted(sorted_key, key_Q)
+
+    def _engaged(self) -> np.ndarray:
+        none = self.log.actions.index(NONE) if NONE in self.log.actions else -1
+        return self.log.action != none
+
+    def _counts(self, name: str, positive: np.ndarray) -> dict[str, np.ndarray]:
+        log, q = self.log, self.timelines.targets_Q
+        everything = np.ones(len(log), bool)
+        surfaces = len(log.surfaces)
+        keys = {
+            "item": log.item,
+            "member": log.member,
+            "member_surface": log.member * surfaces + log.surface,
+        }
+        columns = {}
+        for what, key in keys.items():
+            shown = self.count_known(key, everything, key[q])
+            acted = self.count_known(key, positive, key[q])
+            if name == "any":
+                columns[f"{what}_shown"] = np.log1p(shown)
+            columns[f"{what}_{name}_rate"] = (acted + 0.5) / (shown + 2.0)
+        for column in self.domain.items.match:
+            columns |= self._match(name, column, positive, everything)
+        return columns
+
+    def _match(
+        self, name: str, column: str, positive: np.ndarray, everything: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Past interactions of the member with items that share a value, best value of several."""
+        values = self._values(column)
+        log, q = self.log, self.timelines.targets_Q
+        total = int(max(v.max(initial=0) for v in values)) + 1
+        shown = np.zeros((len(values), len(q)))
+        acted = np.zeros((len(values), len(q)))
+        for k, value in enumerate(values):
+            present = value[log.item[q]] >= 0
+            key_Q = np.where(present, log.member[q] * total + value[log.item[q]], -1)
+            for other in values:
+                key = np.where(other[log.item] >= 0, log.member * total + other[log.item], -2)
+                shown[k] += self.count_known(key, everything, key_Q)
+                acted[k] += self.count_known(key, positive, key_Q)
+        best = acted.argmax(0), np.arange(len(q))
+        out = {f"match_{column}_{name}": np.log1p(acted[best]),
+               f"match_{column}_{name}_rate": (acted[best] + 0.5) / (shown[best] + 2.0)}
+        if name == "any":
+            out[f"match_{column}_shown"] = np.log1p(shown.max(0))
+        return out
+
+    def _values(self, column: str) -> list[np.ndarray]:
+        """Codes of an item column; several arrays where it holds several values, -1 for none."""
+        texts = [v or "" for v in self.items.column(column).to_pylist()]
+        separator = self.domain.items.multi.get(column)
+        split = [t.split(separator) if separator else [t] for t in texts]
+        code: dict[str, int] = {}
+        width = min(4, max(map(len, split), default=1))
+        table = np.full((width, len(texts)), -1, np.int64)
+        for i, parts in enumerate(split):
+            for k, part in enumerate(parts[:width]):
+                if part:
+                    table[k, i] = code.setdefault(part, len(code))
+        return list(table)
+
+    def _numeric(self) -> dict[str, np.ndarray]:
+        q = self.timelines.targets_Q
+        return {
+            f"item_{name}": self.items.column(name).to_numpy(zero_copy_only=False)[self.log.item[q]]
+            for name, spec in self.domain.items.columns.items()
+            if spec.type in ("integer", "number")
+        }
+
+    def _recency(self) -> dict[str, np.ndarray]:
+        """Days since the member's newest known event, and since the first."""
+        t, log = self.timelines, self.log
+        member = log.member[t.targets_Q]
+        first = t.offsets[member]
+        none = t.branch_Q == 0
+        last = np.maximum(first + t.branch_Q - 1, 0)
+        shown = log.shown_at[t.events_E] if len(t.events_E) else np.zeros(1, np.int64)
+        top = len(shown) - 1
+        since = (t.request_at_Q - shown[np.minimum(last, top)]) / _DAY
+        tenure = (t.request_at_Q - shown[np.minimum(first, top)]) / _DAY
+        return {"days_since_last": np.where(none, -1, np.log1p(np.maximum(since, 0))),
+                "days_since_first": np.where(none, -1, np.log1p(np.maximum(tenure, 0)))}
+
+    def _text(self) -> dict[str, np.ndarray]:
+        """Similarity of the item to engaged history, to recent history, to the profile; its SVD."""
+        t, log = self.timelines, self.log
+        item = log.item[t.targets_Q]
+        vector_D = self.text.item_D
+        unit = vector_D / np.maximum(np.linalg.norm(vector_D, axis=1, keepdims=True), 1e-9)
+        engaged = self._engaged()[t.events_E]
+        start = t.offsets[log.member[t.targets_Q]]
+        end = start + t.branch_Q
+        columns = {}
+        for name, mask in (("engaged", engaged), ("passed", ~engaged)):
+            steps = np.where(mask[:, None], unit[log.item[t.events_E]], 0).astype(np.float64)
+            sums = np.concatenate([np.zeros((1, unit.shape[1])), np.cumsum(steps, axis=0)])
+            columns[f"text_{name}"] = _cosine(sums[end] - sums[start], unit[item])
+            recent = np.maximum(start, end - _RECENT)
+            columns[f"text_{name}_recent"] = _cosine(sums[end] - sums[recent], unit[item])
+        unique, inverse = np.unique(np.array(self.profiles, dtype=object), return_inverse=True)
+        profile = self.text.vectorizer.transform(unique)[inverse]
+        columns["text_profile"] = np.asarray(
+            profile.multiply(self.text.tfidf_items[item]).sum(1)
+        ).ravel()
+        return columns | {f"item_svd_{d}": vector_D[item, d] for d in range(vector_D.shape[1])}
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return (a * b).sum(1) / np.maximum(norm, 1e-9)
+

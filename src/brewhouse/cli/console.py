@@ -1,0 +1,40 @@
+"""Output rules of the command line: results on stdout, progress on stderr, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def emit(value: Any, as_json: bool, human: Callable[[], None]) -> None:
+    """Print a result: JSON for machines, or what `human` prints."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    else:
+        human()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table; columns after the first `left` are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        out.add_column(column, justify="left" if number < left else "right", no_wrap=True)
+    for row in rows:
+        out.add_row(*row)
+    console = Console()
+    Console(width=max(console.width, 110)).print(out)
+
+
+def progress(line: str) -> None:
+    """A progress line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number or n/a."""
+    return "n/a" if value is None else f"{value:.{digits}f}"

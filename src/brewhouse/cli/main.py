@@ -1,0 +1,71 @@
+"""Entry point: commands parse and print, everything else is in the package.
+
+Nothing heavy is imported here, so that `brewhouse --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brewhouse import __version__, offline
+from brewhouse.cli import data, pipeline, runs, tasks
+from brewhouse.errors import BrewhouseError
+
+app = typer.Typer(
+    name="brewhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Train, judge, release and watch one foundation ranking model.",
+    epilog="Exit codes: 0 done, 2 configuration, 3 data, 4 validation blocked, 5 leak, 6 prompt, "
+           "7 model, 8 training, 9 gate, 10 registry, 11 pipeline.",
+)
+app.add_typer(data.domain_app, name="domain")
+app.add_typer(data.app, name="data")
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(pipeline.app, name="pipeline")
+app.command("run")(runs.run)
+app.command("demo")(runs.demo)
+app.command("train")(runs.train)
+app.command("evaluate")(runs.evaluate)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    offline.silence()
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
+) -> None:
+    """Tell what this machine has and what is missing, with the remedy."""
+    from brewhouse.cli.doctor import examine, show
+
+    found = examine(Path.cwd())
+    show(found, as_json)
+    if any(item["state"] == "missing" for item in found):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; an expected error is one message and its exit code, no traceback."""
+    try:
+        app()
+    except BrewhouseError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; start the same command again to go on\n")
+        sys.exit(130)

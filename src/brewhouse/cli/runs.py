@@ -1,0 +1,157 @@
+"""`brewhouse run`, `demo`, `train` and `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from brewhouse.cli.console import emit, number, progress, table
+from brewhouse.cli.data import Domain, Json
+
+Size = Annotated[str | None, typer.Option(help="micro, tiny, small, or a model folder or hub id")]
+Tokens = Annotated[int | None, typer.Option(help="Token budget of fine-tuning")]
+Processes = Annotated[int, typer.Option(min=1, help="Training processes")]
+
+
+def run(
+    domain: Domain,
+    out: Annotated[Path, typer.Option(help="Run folder; the same folder again resumes")],
+    source: Annotated[str, typer.Option(help="Folder with the domain's files")] = "",
+    preset: Annotated[str, typer.Option(help="Simulate a world: tiny, demo, bench")] = "",
+    train_end: Annotated[str, typer.Option(help="End of training, YYYY-MM-DD")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of everything random")] = 7,
+    size: Size = None,
+    train_tokens: Tokens = None,
+    processes: Processes = 2,
+    policy: Annotated[str, typer.Option(help="Gate policy: a name or a YAML file")] = "",
+    champion: Annotated[str, typer.Option(help="results.json of the model in use")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run the whole pipeline on this machine, from raw tables to a registered candidate."""
+    from brewhouse.domains.loader import load_domain
+    from brewhouse.platform.pipelines import LocalRun, run_local
+    from brewhouse.platform.tracking import local_uri
+    from brewhouse.stages.common import TOLD, code_version, make_split
+    from brewhouse.stages.plan import plan
+    from brewhouse.tasks.suite import load_suite
+
+    folder = load_domain(domain)
+    load_suite(folder)
+    if train_end:
+        make_split(folder.domain, train_end)
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = plan(preset, size=size, train_tokens=train_tokens) | {
+        "domain": domain if not Path(domain).exists() else str(Path(domain).resolve()),
+        "source": str(Path(source).resolve()) if source else "", "preset": preset,
+        "train_end": train_end, "seed": seed, "processes": processes, "champion": champion,
+        "workspace": str(out / "training"), "tracking_uri": local_uri(out),
+        "model_store": str(out / "models"), "publish_to": str(out / "evidence"),
+    }
+    if policy:
+        arguments["policy"] = policy
+    for stale in ("registration.json", "status.json", "verdict.json"):
+        (out / "evidence" / stale).unlink(missing_ok=True)
+    key = f"{code_version()}-{folder.digest[7:19]}"
+    run_local("train_and_evaluate", arguments, LocalRun(out=out, cache_key=key), marker=TOLD,
+              tell=progress)
+    _summarise(out, as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the world")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Run the main job on a simulated professional network with embedded defaults."""
+    run(domain="linkedin", out=out, preset="demo", seed=seed, as_json=as_json)
+
+
+def train(
+    shards: Annotated[Path, typer.Option(help="Token shards written by the verbalize step")],
+    out: Annotated[Path, typer.Option(help="Model folder to write")],
+    size: Size = None,
+    train_tokens: Tokens = None,
+    processes: Processes = 2,
+    as_json: Json = False,
+) -> None:
+    """Train a ranker on token shards; start again to resume from the newest checkpoint."""
+    from brewhouse.stages import training
+    from brewhouse.stages.plan import plan
+
+    options = plan("", size=size, train_tokens=train_tokens)["train_options"]
+    training.run(shards=shards, model_out=out, options=options, processes=processes)
+    emit({"model": str(out)}, as_json, lambda: typer.echo(str(out)))
+
+
+def evaluate(
+    domain: Domain,
+    shards: Annotated[Path, typer.Option(help="Token shards with test trees")],
+    model: Annotated[Path, typer.Option(help="Model folder")],
+    baselines: Annotated[Path, typer.Option(help="Folder of baseline scores")],
+    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html")],
+    oracle: Annotated[Path, typer.Option(help="Folder of a simulation's truth")] = Path("oracle"),
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Score test rows, judge every task, write results and report."""
+    from brewhouse.stages import evaluating
+
+    results = evaluating.run(
+        domain=domain, shards=shards, model=model, baselines=baselines, oracle=oracle, seed=seed,
+        results_out=out / "results.json", report_out=out / "report.html",
+    )
+    emit(results.model_dump(mode="json"), as_json, lambda: _tasks_table(results))
+
+
+def _summarise(out: Path, as_json: bool) -> None:
+    """The end of a run: one row a task, the verdict, the registered version, the report."""
+    from brewhouse.evaluation.results import Results
+    from brewhouse.files import read_json
+
+    evidence = out / "evidence"
+    results = Results.read(evidence / "results.json")
+    verdict = read_json(evidence / "verdict.json")
+    registered = evidence / "registration.json"
+    value: dict[str, Any] = {
+        "verdict": verdict["outcome"], "rules": verdict["rules"],
+        "registered": read_json(registered) if registered.exists() else None,
+        "report": str(evidence / "report.html"), "results": str(evidence / "results.json"),
+        "mean_auc": {s: results.mean_auc(s, "T1") for s in
+                     ("ranker", "popularity", "lightgbm", "oracle")},
+    }
+    emit(value, as_json, lambda: _show(results, value))
+
+
+def _show(results: Any, value: dict[str, Any]) -> None:
+    _tasks_table(results)
+    typer.echo("")
+    for rule in value["rules"]:
+        typer.echo(f"  {rule['outcome']:<12} {rule['reason']}")
+    typer.echo(f"verdict     {value['verdict']}")
+    registered = value["registered"]
+    typer.echo("registered  " + (
+        f"{registered['name']} version {registered['version']}, {registered['state']}"
+        if registered else "nothing: only a PASS becomes a candidate"))
+    typer.echo(f"report      {value['report']}")
+
+
+def _tasks_table(results: Any) -> None:
+    scorers = ["popularity", "lightgbm", "oracle"]
+    rows = []
+    for task in results.tasks:
+        auc = task.scorers["ranker"].auc
+        rows.append([
+            task.name, task.tier, f"{task.n:,}", number(task.base_rate), number(auc.value),
+            f"{number(auc.low)}-{number(auc.high)}",
+            *(number(task.scorers[s].auc.value if s in task.scorers else None) for s in scorers),
+        ])
+    for tier in ("T1", "T2"):
+        if any(t.tier == tier for t in results.tasks):
+            rows.append([f"mean {tier}", tier, "", "", number(results.mean_auc("ranker", tier)), "",
+                         *(number(results.mean_auc(s, tier)) for s in scorers)])
+    table(f"{results.domain}: AUC on rows after {results.split['train_end'][:10]} + "
+          f"{results.split['gap_days']:g} days",
+          ["task", "tier", "n", "base rate", "ranker", "95 % interval", *scorers], rows, left=2)

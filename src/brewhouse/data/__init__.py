@@ -1,0 +1,1 @@
+"""Canonical tables: their schema, immutable snapshots, temporal splits and member timelines."""

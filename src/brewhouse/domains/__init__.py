@@ -1,0 +1,1 @@
+"""Domains: data worlds described by YAML, and the ones that come with the project."""

@@ -1,0 +1,1 @@
+"""A simulated professional network whose true action probabilities are known."""

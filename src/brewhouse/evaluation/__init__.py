@@ -1,0 +1,1 @@
+"""Judging: metrics with uncertainty, slices, checks, typed results and the report."""

@@ -1,0 +1,118 @@
+"""The schema of results.json: what a gate, a report and a person read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from brewhouse.files import read_json, write_json
+
+SCHEMA_VERSION = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Estimate(_Model):
+    """A value with its interval; None where it cannot be computed."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class ScorerResult(_Model):
+    """Metrics of one scorer on one task."""
+
+    auc: Estimate
+    gauc: float | None
+    ndcg_at_10: float | None
+    log_loss: float | None
+    normalised_entropy: float | None
+    ece: float | None
+
+
+class SliceResult(_Model):
+    """AUC of every scorer on part of a task's rows."""
+
+    dimension: str
+    value: str
+    n: int
+    positives: int
+    auc: dict[str, float | None]
+
+
+class TaskResult(_Model):
+    """One task: rows, scorers, slices, differences."""
+
+    name: str
+    version: int
+    tier: str
+    surface: str
+    phrase: str
+    horizon_weeks: int
+    n: int
+    positives: int
+    excluded: int = Field(description="Rows whose action counts neither as yes nor as no")
+    members: int
+    groups: int = Field(description="Members with both classes, those that count in GAUC")
+    n_min: int
+    higher_is_better: bool
+    base_rate: float
+    sampled_negatives: bool
+    scorers: dict[str, ScorerResult]
+    difference: dict[str, Estimate] = Field(description="AUC of the ranker minus that of a scorer")
+    slices: list[SliceResult]
+    reliability: dict[str, list[list[float]]]
+
+
+class Check(_Model):
+    """A property of the evaluation itself, such as the canary."""
+
+    name: str
+    value: float
+    limit: float
+    passed: bool
+    detail: str
+
+
+class Results(_Model):
+    """Everything an evaluation found."""
+
+    schema_version: int = SCHEMA_VERSION
+    domain: str
+    domain_version: int
+    snapshot: str
+    model: dict[str, Any]
+    split: dict[str, Any]
+    seed: int
+    resamples: int
+    code: str
+    tasks: list[TaskResult]
+    checks: list[Check]
+    cost: dict[str, float]
+    proofs: list[str]
+    notes: list[str]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read back."""
+        return cls.model_validate(read_json(path))
+
+    def mean_auc(self, scorer: str, tier: str | None = None) -> float | None:
+        """Mean AUC over tasks where the scorer and the ranker both have one."""
+        values = [
+            task.scorers[scorer].auc.value
+            for task in self.tasks
+            if (tier is None or task.tier == tier) and scorer in task.scorers
+            and task.scorers["ranker"].auc.value is not None
+        ]
+        known = [v for v in values if v is not None]
+        return sum(known) / len(known) if known else None

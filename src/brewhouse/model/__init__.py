@@ -1,0 +1,1 @@
+"""The decoder: sizes, building, loading, and the module that scores prompt trees."""

@@ -1,0 +1,55 @@
+"""Builds a decoder from scratch or loads one; safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brewhouse.errors import ModelError
+from brewhouse.model.sizes import mixtral_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+EXPERTS_ON_CPU = "eager"
+"""`batched_mm` was 30 to 100 times slower on CPU; `make bench` measures the others."""
+
+
+def build_decoder(
+    size: str, *, vocab_size: int, begin: int, pad: int, seed: int
+) -> PreTrainedModel:
+    """Create a Mixtral of a named size with fresh weights, float32, the same for the same seed."""
+    import torch
+    from transformers import MixtralForCausalLM
+
+    config = mixtral_config(size, vocab_size=vocab_size, begin=begin, pad=pad)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MixtralForCausalLM._from_config(
+            config, attn_implementation="sdpa", dtype=torch.float32,
+            experts_implementation=EXPERTS_ON_CPU,
+        )
+    return model
+
+
+def load_decoder(path: Path | str, *, dtype: str = "float32") -> PreTrainedModel:
+    """Load a decoder from a local folder or hub id.
+
+    Raises:
+        ModelError: No model there, or one that is not stored as safetensors.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"experts_implementation": EXPERTS_ON_CPU}
+    if torch.cuda.is_available():
+        options = {}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(path), trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa",
+            dtype=getattr(torch, dtype), **options,
+        )
+    except (OSError, ValueError) as error:
+        msg = f"no model at {path}: {error}; give a folder with config.json and *.safetensors"
+        raise ModelError(msg) from error
+    return model

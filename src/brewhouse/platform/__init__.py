@@ -1,0 +1,1 @@
+"""One adapter per vendor SDK: the only modules that import those SDKs."""

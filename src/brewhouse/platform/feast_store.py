@@ -1,0 +1,290 @@
+"""Feast: profiles by point-in-time join, the interaction log by date range, histories online."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from brewhouse.data.schema import interactions_schema
+from brewhouse.data.snapshot import Snapshot
+from brewhouse.data.timelines import build_timelines, log_from_table
+from brewhouse.domains.spec import Domain
+from brewhouse.errors import ConfigError
+from brewhouse.prompts.evidence import (
+    ItemBook,
+    Past,
+    Version,
+    item_book,
+    known_rank,
+    merge,
+    profile_versions,
+)
+from brewhouse.prompts.verbalizer import Verbalizer
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+ONE_MICROSECOND = timedelta(microseconds=1)
+_LOG_COLUMNS = [f.name for f in interactions_schema()
+                if f.name not in ("member_id", "event_at", "created_at")]
+
+
+def feature_repo() -> Path:
+    """Folder of the Feast definitions: BREWHOUSE_FEATURE_REPO, or that of a source checkout.
+
+    Raises:
+        ConfigError: It is nowhere to be found.
+    """
+    named = os.environ.get("BREWHOUSE_FEATURE_REPO")
+    path = Path(named) if named else Path(__file__).resolve().parents[3] / "feature_repo"
+    if not (path / "definitions.py").is_file():
+        msg = f"no feature repo at {path}; set BREWHOUSE_FEATURE_REPO to the folder"
+        raise ConfigError(msg)
+    return path
+
+
+class FeastStore:
+    """One domain's features in one environment."""
+
+    def __init__(
+        self, data: Path, *, domain: Domain, domain_path: str, env: str = "local",
+        state: Path | None = None,
+    ) -> None:
+        """Open the store of an environment.
+
+        Args:
+            data: Folder written by `prepare`.
+            domain: The domain.
+            domain_path: How `load_domain` finds it.
+            env: Name of a folder under `feature_repo/environments`.
+            state: Where local registry and online store lie; `data` by default. A step that only
+                reads a copy of the data gives a scratch folder and calls `apply`, for a registry
+                remembers where its sources were.
+        """
+        self.data = data.resolve()
+        self.domain = domain
+        os.environ["BREWHOUSE_DOMAIN"] = domain_path
+        os.environ["BREWHOUSE_FEAST_DATA"] = str(self.data)
+        os.environ["BREWHOUSE_FEAST_STATE"] = str((state or data).resolve())
+        self._yaml = feature_repo() / "environments" / env / "feature_store.yaml"
+        if not self._yaml.is_file():
+            msg = f"no environment '{env}' in {feature_repo() / 'environments'}"
+            raise ConfigError(msg)
+        self._store: FeatureStore | None = None
+
+    @property
+    def store(self) -> FeatureStore:
+        """The Feast store, opened at first use."""
+        if self._store is None:
+            warnings.filterwarnings("ignore", module="feast")
+            from feast import FeatureStore
+
+            self._store = FeatureStore(fs_yaml_file=self._yaml)
+        return self._store
+
+    def prepare(self, snapshot: Snapshot, *, now: datetime) -> None:
+        """Write what the file sources read: profiles, items, the log by month, histories at `now`."""
+        (self.data / "interactions").mkdir(parents=True, exist_ok=True)
+        pq.write_table(snapshot.read("members"), self.data / "members.parquet")
+        items = snapshot.read("items")
+        first_seen = items.column("created_at").cast(pa.int64())
+        items = items.drop_columns(["created_at"]).append_column("first_seen", first_seen)
+        pq.write_table(items, self.data / "items.parquet")
+        for month in snapshot.months():
+            table = snapshot.read("interactions", months=[month])
+            pq.write_table(table, self.data / "interactions" / f"{month}.parquet")
+        pq.write_table(self._histories(snapshot, now), self.data / "history.parquet")
+
+    def apply(self) -> None:
+        """Register entities, sources, views and services."""
+        module = _load_definitions(feature_repo() / "definitions.py")
+        kinds = ("Entity", "FeatureView", "FeatureService", "FileSource", "PushSource")
+        objects = [v for v in vars(module).values() if type(v).__name__ in kinds]
+        self.store.apply(objects)
+
+    def materialize(self, *, until: datetime) -> None:
+        """Load profiles, items and histories into the online store."""
+        start = datetime(1990, 1, 1, tzinfo=UTC)
+        for view in ("member_profile", "item_features", "recent_history"):
+            self.store.materialize(
+                start_date=start, end_date=until + ONE_MICROSECOND, feature_views=[view],
+                disable_event_timestamp=False,
+            )
+
+    def push_history(self, frame: pd.DataFrame) -> None:
+        """Push fresh histories online, as a stream processor would."""
+        from feast.data_source import PushMode
+
+        self.store.push("history_push", frame, to=PushMode.ONLINE)
+
+    def interactions(self, start: datetime, end: datetime) -> pa.Table:
+        """The interaction log with start <= event_at < end, canonical schema, through Feast.
+
+        Reads the registered source whole, for a point-in-time join keeps one row a member.
+        """
+        view = self.store.get_feature_view("interaction_log")
+        job = self.store._get_provider().offline_store.pull_all_from_table_or_query(
+            config=self.store.config,
+            data_source=view.batch_source,
+            join_key_columns=["member_id"],
+            feature_name_columns=_LOG_COLUMNS,
+            timestamp_field="event_at",
+            created_timestamp_column="created_at",
+            start_date=start,
+            end_date=end - ONE_MICROSECOND,
+        )
+        table = job.to_arrow()
+        columns = [table.column(f.name).cast(f.type) for f in interactions_schema()]
+        table = pa.Table.from_arrays(columns, schema=interactions_schema())
+        return table.sort_by([(c, "ascending") for c in ("member_id", "event_at", "interaction_id")])
+
+    def profiles_at(self, members: Sequence[str], moments: np.ndarray) -> pd.DataFrame:
+        """Profile of each member as it was strictly before each moment, rows in the given order.
+
+        Feast's join takes versions with the very timestamp asked for; asking a microsecond earlier
+        makes it strict. The store may return rows in any order, so a row number travels along.
+
+        Args:
+            members: Member ids, one a row.
+            moments: Microseconds since the epoch, one a row.
+        """
+        asked = pd.DataFrame({
+            "member_id": list(members),
+            "event_timestamp": pd.to_datetime(moments - 1, unit="us", utc=True).astype(
+                "datetime64[us, UTC]"),
+            "row": np.arange(len(members)),
+        })
+        names = [f"member_profile:{column}" for column in self.domain.members.columns]
+        job = self.store.get_historical_features(entity_df=asked, features=names)
+        return job.to_df().sort_values("row", ignore_index=True).drop(columns=["event_timestamp"])
+
+    def online_members(self, members: Sequence[str]) -> dict[str, list[Past | Version]]:
+        """Evidence about members from the online store, ready for a layout."""
+        verbalizer = Verbalizer(self.domain)
+        rows = self.store.get_online_features(
+            features=self.store.get_feature_service("ranker_v1"),
+            entity_rows=[{"member_id": member} for member in members],
+        ).to_dict()
+        wanted = sorted({i for ids in rows["item_ids"] for i in ids or []})
+        items = self.online_items(wanted)
+        return {
+            member: _evidence(rows, index, items, verbalizer) for index, member in enumerate(members)
+        }
+
+    def online_items(self, ids: Sequence[str]) -> ItemBook:
+        """Items from the online store, told in the domain's words."""
+        if not ids:
+            return ItemBook({})
+        rows = self.store.get_online_features(
+            features=self.store.get_feature_service("ranker_items_v1"),
+            entity_rows=[{"item_id": item} for item in ids],
+        ).to_dict()
+        told = [
+            {name: values[i] for name, values in rows.items()}
+            | {"created_at": rows["first_seen"][i], "valid_from": rows["first_seen"][i]}
+            for i in range(len(ids)) if rows["first_seen"][i] is not None
+        ]
+        return item_book(told, Verbalizer(self.domain))
+
+    def _histories(self, snapshot: Snapshot, now: datetime) -> pa.Table:
+        """One row a member: newest interactions known at `now`, and all profile versions."""
+        parts = []
+        lag = self.domain.history.lag
+        known = pa.scalar(now, pa.timestamp("us", tz="UTC"))
+        for shard in range(snapshot.shards):
+            table = snapshot.read("interactions", shards=[shard])
+            table = table.filter(pc.and_(pc.less(table.column("event_at"), known),
+                                         pc.less_equal(table.column("created_at"), known)))
+            members = snapshot.read("members", shards=[shard]).to_pylist()
+            parts += history_rows(table, members, self.domain, now=now, lag=lag)
+        schema = pa.schema([
+            ("member_id", pa.string()), ("as_of", pa.timestamp("us", tz="UTC")),
+            *((n, pa.list_(pa.string())) for n in ("item_ids", "surfaces", "actions")),
+            *((n, pa.list_(pa.int64())) for n in ("shown_at", "event_at", "logged_at")),
+            ("profile_from", pa.list_(pa.int64())), ("profiles", pa.list_(pa.string())),
+        ])
+        return pa.Table.from_pylist(parts, schema=schema)
+
+
+def history_rows(
+    interactions: pa.Table, members: list[dict[str, Any]], domain: Domain, *,
+    now: datetime, lag: timedelta,
+) -> list[dict[str, Any]]:
+    """Rows of the `recent_history` view for members whose known interactions are given.
+
+    Keeps what a prompt at `now` or later can hold: the newest `max_events` known before the lag,
+    and everything after it.
+    """
+    log = log_from_table(interactions)
+    timelines = build_timelines(
+        log, history_surfaces=domain.history_surfaces, targets=np.zeros(0, np.int64)
+    )
+    profiles: dict[str, list[tuple[int, str]]] = {}
+    for row in sorted(members, key=lambda r: (r["member_id"], r["valid_from"])):
+        if row["valid_from"] < now:
+            at = int(pd.Timestamp(row["valid_from"]).value // 1_000)
+            text = json.dumps({c: row[c] for c in domain.members.columns}, sort_keys=True)
+            profiles.setdefault(row["member_id"], []).append((at, text))
+    index = {member: i for i, member in enumerate(log.member_ids)}
+    limit = int(pd.Timestamp(now - lag).value // 1_000)
+    rows = []
+    for member, versions in profiles.items():
+        events = np.zeros(0, np.int64)
+        if member in index:
+            m = index[member]
+            events = timelines.events_E[timelines.offsets[m] : timelines.offsets[m + 1]]
+            old = int((log.known_at[events] < limit).sum())
+            events = events[max(0, old - domain.history.max_events - 1) :]
+        rows.append({
+            "member_id": member, "as_of": now,
+            "item_ids": log.item_ids[log.item[events]].tolist(),
+            "surfaces": [log.surfaces[s] for s in log.surface[events]],
+            "actions": [log.actions[a] for a in log.action[events]],
+            "shown_at": log.shown_at[events].tolist(),
+            "event_at": log.event_at[events].tolist(),
+            "logged_at": log.created_at[events].tolist(),
+            "profile_from": [at for at, _ in versions],
+            "profiles": [text for _, text in versions],
+        })
+    return rows
+
+
+def _evidence(
+    rows: dict[str, list[Any]], index: int, items: ItemBook, verbalizer: Verbalizer
+) -> list[Past | Version]:
+    past = []
+    columns = ("item_ids", "surfaces", "actions", "shown_at", "event_at", "logged_at")
+    values = [rows[name][index] or [] for name in columns]
+    for item, surface, action, shown, event, logged in zip(*values, strict=True):
+        told = items.at(item, shown)
+        past.append(Past(known_rank(event, logged), shown, surface, action, told.text, told.created))
+    versions = [
+        json.loads(text) | {"member_id": "", "valid_from": at}
+        for at, text in zip(rows["profile_from"][index] or [], rows["profiles"][index] or [],
+                            strict=True)
+    ]
+    return merge(past, profile_versions(versions, verbalizer).get("", []))
+
+
+def _load_definitions(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("brewhouse_feature_repo", path)
+    if spec is None or spec.loader is None:
+        msg = f"{path} cannot be loaded"
+        raise ConfigError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""Prompts: how a member's past and a question about an item become text and tokens."""

@@ -1,0 +1,75 @@
+"""Token shards: trees as Parquet, and the manifest that says what went into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from brewhouse.prompts.tree import TokenTree
+
+_SCHEMA = pa.schema([
+    ("member", pa.string()),
+    ("tokens", pa.list_(pa.int32())),
+    ("trunk", pa.int32()),
+    ("leaf_start", pa.list_(pa.int32())),
+    ("branch", pa.list_(pa.int32())),
+    ("question", pa.list_(pa.int16())),
+    ("label", pa.list_(pa.int16())),
+    ("weight", pa.list_(pa.float32())),
+    ("row", pa.list_(pa.string())),
+])
+
+
+def write_trees(path: Path, trees: Iterable[TokenTree], *, batch: int = 2_000) -> dict[str, int]:
+    """Write trees to one Parquet file; return counts of trees, leaves and tokens."""
+    counts = {"trees": 0, "leaves": 0, "tokens": 0}
+    rows: list[dict[str, object]] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        for tree in trees:
+            rows.append({
+                "member": tree.member, "tokens": tree.tokens_T, "trunk": tree.trunk,
+                "leaf_start": tree.leaf_start_N, "branch": tree.branch_N,
+                "question": tree.question_N, "label": tree.label_N, "weight": tree.weight_N,
+                "row": list(tree.row_N),
+            })
+            counts["trees"] += 1
+            counts["leaves"] += len(tree.row_N)
+            counts["tokens"] += len(tree)
+            if len(rows) == batch:
+                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    return counts
+
+
+def read_trees(path: Path) -> Iterator[TokenTree]:
+    """Read trees back, one row group at a time."""
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        yield from trees_of(file.read_row_group(group))
+
+
+def trees_of(table: pa.Table) -> Iterator[TokenTree]:
+    """Decode a table of trees."""
+    lists = {}
+    for name in ("tokens", "leaf_start", "branch", "question", "label", "weight"):
+        column = table.column(name).combine_chunks()
+        lists[name] = (column.offsets.to_numpy(), column.values.to_numpy())
+    members, trunks = table.column("member").to_pylist(), table.column("trunk").to_numpy()
+    rows = table.column("row").to_pylist()
+    for i in range(table.num_rows):
+        part = {name: values[offsets[i] : offsets[i + 1]]
+                for name, (offsets, values) in lists.items()}
+        yield TokenTree(
+            member=members[i], tokens_T=part["tokens"], trunk=int(trunks[i]),
+            leaf_start_N=part["leaf_start"].astype(np.int64),
+            branch_N=part["branch"].astype(np.int64),
+            question_N=part["question"].astype(np.int64),
+            label_N=part["label"].astype(np.int64),
+            weight_N=part["weight"], row_N=tuple(rows[i]),
+        )

@@ -1,0 +1,1 @@
+"""The registry's rules: life-cycle states, lineage and the model card."""

@@ -1,0 +1,1 @@
+"""Scoring: log-odds of answers from the logits of answer words."""

@@ -1,0 +1,1 @@
+"""The steps of the pipeline, without KFP: files in, files out. Components call these."""

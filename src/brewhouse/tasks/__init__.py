@@ -1,0 +1,1 @@
+"""Tasks and suites: what the ranker is asked, as versioned YAML."""

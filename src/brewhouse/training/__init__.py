@@ -1,0 +1,1 @@
+"""Training: one entry point, `torchrun -m brewhouse.training`, from one process to many nodes."""

@@ -1,0 +1,36 @@
+"""`torchrun -m brewhouse.training --config train.json`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from brewhouse import offline
+
+offline.silence()
+
+from brewhouse.errors import BrewhouseError  # noqa: E402 - telemetry is off before anything loads
+
+
+def main() -> int:
+    """Train; return the exit code: 0 done, 75 stopped by a signal and resumable, else an error."""
+    parser = argparse.ArgumentParser(prog="brewhouse.training", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="JSON file, see TrainConfig")
+    arguments = parser.parse_args()
+    from brewhouse.training.config import TrainConfig
+    from brewhouse.training.engine import RETRY_EXIT_CODE, Preempted, Trainer
+
+    try:
+        Trainer(TrainConfig.read(arguments.config)).run()
+    except Preempted:
+        print("train: stopped by a signal, checkpoint written", file=sys.stderr)
+        return RETRY_EXIT_CODE
+    except BrewhouseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

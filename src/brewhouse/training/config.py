@@ -1,0 +1,68 @@
+"""What a training run is told; read from and written to JSON beside its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from brewhouse.domains.spec import Strict
+from brewhouse.errors import ConfigError
+from brewhouse.files import read_json
+
+
+class Stage(Strict):
+    """One stage of training."""
+
+    name: str = Field(description="cpt or finetune, or a name of your own")
+    shards: str = Field(description="Sub-folder of the data: cpt or train")
+    loss: Literal["tokens", "answers", "both"] = Field(
+        description="tokens: next token over trunks; answers: answer words of leaves; both"
+    )
+    tokens: int = Field(gt=0, description="Token budget over all ranks")
+    lr: float = Field(gt=0, description="Peak learning rate")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the budget to warm up")
+
+
+class TrainConfig(Strict):
+    """A training run. Paths are absolute or relative to the working directory."""
+
+    data: Path = Field(description="Folder of token shards with manifest.json")
+    out: Path = Field(description="Folder for checkpoints, metrics and the exported model")
+    model: str = Field(default="tiny", description="Size name, or folder or hub id of a model")
+    stages: list[Stage] = Field(min_length=1)
+    batch_tokens: int = Field(default=4096, ge=64, description="Tokens a rank takes in a step")
+    weight_decay: float = Field(default=0.05, ge=0)
+    clip: float = Field(default=1.0, gt=0, description="Gradient norm bound")
+    token_loss_weight: float = Field(default=0.5, ge=0, description="Weight of tokens in `both`")
+    router_aux: float = Field(default=0.01, ge=0, description="Weight of the load-balancing loss")
+    zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_steps: int = Field(default=200, ge=1, description="Steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1)
+    seed: int = 0
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """Read a JSON file.
+
+        Raises:
+            ConfigError: A field is missing, unknown or out of range.
+        """
+        return parse_train_config(read_json(path), where=str(path))
+
+
+def parse_train_config(value: Any, *, where: str) -> TrainConfig:
+    """Validate a training configuration.
+
+    Raises:
+        ConfigError: A field is missing, unknown or out of range.
+    """
+    try:
+        return TrainConfig.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"])
+        msg = f"{where}: {field}: {first['msg']} (got {first['input']!r})"
+        raise ConfigError(msg) from error
