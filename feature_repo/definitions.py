@@ -1,7 +1,7 @@
 """Feast definitions: entities, sources, views and the service the ranker reads.
 
-One set of definitions for every environment; `environments/<name>/feature_store.yaml` says where the
-stores are. The domain decides the columns. Two variables are read when the file is loaded:
+One set of definitions for every environment; `environments/<name>/feature_store.yaml` says where
+the stores are. The domain decides the columns. Two variables are read when the file is loaded:
 BREWHOUSE_DOMAIN (a built-in name or a folder) and BREWHOUSE_FEAST_DATA (folder written by the
 `features` step).
 """
@@ -21,7 +21,10 @@ DATA = os.environ.get("BREWHOUSE_FEAST_DATA", "data").rstrip("/")
 # A profile or an item never expires: the newest version before the moment holds however old it is.
 FOREVER = timedelta(days=365 * 200)
 TYPES = {
-    "string": String, "integer": Int64, "number": Float64, "boolean": Bool,
+    "string": String,
+    "integer": Int64,
+    "number": Float64,
+    "boolean": Bool,
     "timestamp": UnixTimestamp,
 }
 
@@ -75,8 +78,11 @@ item_features = FeatureView(
     entities=[item],
     ttl=FOREVER,
     # `first_seen` is the item's own creation time: Feast's created timestamp is another thing.
-    schema=[Field(name="kind", dtype=String), Field(name="first_seen", dtype=Int64),
-            *_fields(DOMAIN.items.columns)],
+    schema=[
+        Field(name="kind", dtype=String),
+        Field(name="first_seen", dtype=Int64),
+        *_fields(DOMAIN.items.columns),
+    ],
     source=item_source,
     tags={"domain": DOMAIN.name},
 )
@@ -84,8 +90,10 @@ interaction_log = FeatureView(
     name="interaction_log",
     entities=[member],
     ttl=FOREVER,
-    schema=[Field(name=name, dtype=String)
-            for name in ("interaction_id", "item_id", "surface", "action", "session_id", "origin")],
+    schema=[
+        Field(name=name, dtype=String)
+        for name in ("interaction_id", "item_id", "surface", "action", "session_id", "origin")
+    ],
     source=interaction_source,
     online=False,
     tags={"domain": DOMAIN.name},

@@ -1,8 +1,7 @@
 """Fill the Feast store from a snapshot."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("feast"), install_kfp_package=False)
@@ -28,6 +27,8 @@ def build_features(
 
     assert Path(validated.path).is_file()
     step.run(
-        domain=domain, snapshot=Path(snapshot.path), features_out=Path(features.path),
+        domain=domain,
+        snapshot=Path(snapshot.path),
+        features_out=Path(features.path),
         publish_to=publish_to,
     )

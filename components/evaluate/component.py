@@ -1,8 +1,7 @@
 """Score the test rows and judge every task."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
@@ -35,7 +34,13 @@ def evaluate(
     from brewhouse.stages import evaluating
 
     evaluating.run(
-        domain=domain, shards=Path(shards.path), model=Path(model.path), seed=int(seed),
-        baselines=Path(baselines.path), oracle=Path(oracle.path), publish_to=publish_to,
-        results_out=Path(results.path), report_out=Path(report.path),
+        domain=domain,
+        shards=Path(shards.path),
+        model=Path(model.path),
+        seed=int(seed),
+        baselines=Path(baselines.path),
+        oracle=Path(oracle.path),
+        publish_to=publish_to,
+        results_out=Path(results.path),
+        report_out=Path(report.path),
     )

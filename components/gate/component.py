@@ -1,8 +1,7 @@
 """Compute the verdict on a candidate."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("orchestrator"), install_kfp_package=False)
@@ -27,6 +26,9 @@ def gate(
     from brewhouse.stages import gating
 
     gating.run(
-        results=Path(results.path), policy=policy, champion=champion, publish_to=publish_to,
+        results=Path(results.path),
+        policy=policy,
+        champion=champion,
+        publish_to=publish_to,
         verdict_out=Path(verdict.path),
     )

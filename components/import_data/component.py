@@ -1,8 +1,7 @@
 """Import a source folder, or simulate a world, into an immutable snapshot."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("orchestrator"), install_kfp_package=False)
@@ -31,7 +30,12 @@ def import_data(
     from brewhouse.stages import importing
 
     cut = importing.run(
-        domain=domain, source=source, preset=preset, seed=int(seed), publish_to=publish_to,
-        snapshot_out=Path(snapshot.path), oracle_out=Path(oracle.path),
+        domain=domain,
+        source=source,
+        preset=preset,
+        seed=int(seed),
+        publish_to=publish_to,
+        snapshot_out=Path(snapshot.path),
+        oracle_out=Path(oracle.path),
     )
     snapshot.metadata["digest"] = cut.digest

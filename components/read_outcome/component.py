@@ -1,8 +1,7 @@
 """Read the outcome of a verdict, so that a pipeline can branch on it."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("orchestrator"), install_kfp_package=False)

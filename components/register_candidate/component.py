@@ -1,8 +1,7 @@
 """Register a passing model as a candidate."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("orchestrator"), install_kfp_package=False)
@@ -31,8 +30,12 @@ def register_candidate(
     from brewhouse.stages import registering
 
     registered = registering.run(
-        results=Path(results.path), verdict=Path(verdict.path), model=Path(model.path),
-        tracking_uri=tracking_uri, model_store=model_store, publish_to=publish_to,
+        results=Path(results.path),
+        verdict=Path(verdict.path),
+        model=Path(model.path),
+        tracking_uri=tracking_uri,
+        model_store=model_store,
+        publish_to=publish_to,
         registration_out=Path(registration.path),
     )
     registration.metadata["version"] = registered.version

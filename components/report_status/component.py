@@ -1,8 +1,7 @@
 """Record how a run ended; runs whatever happened before."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("orchestrator"), install_kfp_package=False)

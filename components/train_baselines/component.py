@@ -1,8 +1,7 @@
 """Train popularity and LightGBM on the same rows."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("feast"), install_kfp_package=False)
@@ -31,6 +30,11 @@ def train_baselines(
     from brewhouse.stages import baselines as step
 
     step.run(
-        domain=domain, snapshot=Path(snapshot.path), features=Path(features.path), seed=int(seed),
-        shards=Path(shards.path), baselines_out=Path(baselines.path), publish_to=publish_to,
+        domain=domain,
+        snapshot=Path(snapshot.path),
+        features=Path(features.path),
+        seed=int(seed),
+        shards=Path(shards.path),
+        baselines_out=Path(baselines.path),
+        publish_to=publish_to,
     )

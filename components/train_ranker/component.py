@@ -1,8 +1,7 @@
 """Train the mixture-of-experts ranker on token shards."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("train"), install_kfp_package=False)
@@ -31,6 +30,11 @@ def train_ranker(
     from brewhouse.stages import training
 
     training.run(
-        shards=Path(shards.path), model_out=Path(model.path), workspace=workspace, options=options,
-        processes=int(processes), tracking_uri=tracking_uri, publish_to=publish_to,
+        shards=Path(shards.path),
+        model_out=Path(model.path),
+        workspace=workspace,
+        options=options,
+        processes=int(processes),
+        tracking_uri=tracking_uri,
+        publish_to=publish_to,
     )

@@ -1,8 +1,7 @@
 """Check a snapshot with Great Expectations and cross-table rules; stop the run if one blocks."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("orchestrator"), install_kfp_package=False)
@@ -29,6 +28,10 @@ def validate_data(
     from brewhouse.stages import validating
 
     validating.run(
-        domain=domain, snapshot=Path(snapshot.path), train_end=train_end, publish_to=publish_to,
-        report_out=Path(validated.path), docs_out=Path(data_docs.path),
+        domain=domain,
+        snapshot=Path(snapshot.path),
+        train_end=train_end,
+        publish_to=publish_to,
+        report_out=Path(validated.path),
+        docs_out=Path(data_docs.path),
     )

@@ -1,8 +1,7 @@
 """Tell histories as prompt trees and write token shards with their manifest."""
 
-from kfp import dsl
-
 from brewhouse.components.images import image
+from kfp import dsl
 
 
 @dsl.component(base_image=image("feast"), install_kfp_package=False)
@@ -35,7 +34,13 @@ def verbalize(
     from brewhouse.stages import verbalizing
 
     verbalizing.run(
-        domain=domain, snapshot=Path(snapshot.path), features=Path(features.path), tasks=tasks,
-        train_end=train_end, model=model, max_test_sessions=int(max_test_sessions),
-        shards_out=Path(shards.path), publish_to=publish_to,
+        domain=domain,
+        snapshot=Path(snapshot.path),
+        features=Path(features.path),
+        tasks=tasks,
+        train_end=train_end,
+        model=model,
+        max_test_sessions=int(max_test_sessions),
+        shards_out=Path(shards.path),
+        publish_to=publish_to,
     )

@@ -1,7 +1,5 @@
 """From raw tables to a registered candidate."""
 
-from kfp import dsl
-
 from brewhouse.components.build_features.component import build_features
 from brewhouse.components.evaluate.component import evaluate
 from brewhouse.components.gate.component import gate
@@ -13,6 +11,7 @@ from brewhouse.components.train_baselines.component import train_baselines
 from brewhouse.components.train_ranker.component import train_ranker
 from brewhouse.components.validate_data.component import validate_data
 from brewhouse.components.verbalize.component import verbalize
+from kfp import dsl
 
 
 def _size(task: dsl.PipelineTask, *, cpu: str, memory: str) -> dsl.PipelineTask:
@@ -65,45 +64,111 @@ def train_and_evaluate(
     """
     ending = report_status(publish_to=publish_to)
     with dsl.ExitHandler(ending, name="report how the run ended"):
-        imported = _size(import_data(
-            domain=domain, source=source, preset=preset, seed=seed, publish_to=publish_to,
-        ), cpu="2", memory="8Gi")
-        checked = _size(validate_data(
-            domain=domain, train_end=train_end, publish_to=publish_to,
-            snapshot=imported.outputs["snapshot"],
-        ), cpu="2", memory="16Gi")
-        stored = _size(build_features(
-            domain=domain, publish_to=publish_to, snapshot=imported.outputs["snapshot"],
-            validated=checked.outputs["validated"],
-        ), cpu="2", memory="8Gi")
-        told = _size(verbalize(
-            domain=domain, train_end=train_end, model=model, tasks=tasks, publish_to=publish_to,
-            max_test_sessions=max_test_sessions, snapshot=imported.outputs["snapshot"],
-            features=stored.outputs["features"],
-        ), cpu="4", memory="16Gi")
-        trained = _size(train_ranker(
-            options=train_options, processes=processes, workspace=workspace,
-            tracking_uri=tracking_uri, publish_to=publish_to, shards=told.outputs["shards"],
-        ), cpu="4", memory="16Gi")
-        based = _size(train_baselines(
-            domain=domain, seed=seed, publish_to=publish_to,
-            snapshot=imported.outputs["snapshot"], features=stored.outputs["features"],
-            shards=told.outputs["shards"],
-        ), cpu="4", memory="16Gi")
-        judged = _size(evaluate(
-            domain=domain, seed=seed, publish_to=publish_to, shards=told.outputs["shards"],
-            model=trained.outputs["model"], baselines=based.outputs["baselines"],
-            oracle=imported.outputs["oracle"],
-        ), cpu="4", memory="16Gi")
-        decided = _size(gate(
-            policy=policy, champion=champion, publish_to=publish_to,
-            results=judged.outputs["results"],
-        ), cpu="500m", memory="1Gi")
-        outcome = _size(read_outcome(verdict=decided.outputs["verdict"]),
-                        cpu="500m", memory="512Mi")
-        with dsl.If(outcome.output == "PASS", name="the gate passed"):
-            _size(register_candidate(
-                tracking_uri=tracking_uri, model_store=model_store, publish_to=publish_to,
-                results=judged.outputs["results"], verdict=decided.outputs["verdict"],
+        imported = _size(
+            import_data(
+                domain=domain,
+                source=source,
+                preset=preset,
+                seed=seed,
+                publish_to=publish_to,
+            ),
+            cpu="2",
+            memory="8Gi",
+        )
+        checked = _size(
+            validate_data(
+                domain=domain,
+                train_end=train_end,
+                publish_to=publish_to,
+                snapshot=imported.outputs["snapshot"],
+            ),
+            cpu="2",
+            memory="16Gi",
+        )
+        stored = _size(
+            build_features(
+                domain=domain,
+                publish_to=publish_to,
+                snapshot=imported.outputs["snapshot"],
+                validated=checked.outputs["validated"],
+            ),
+            cpu="2",
+            memory="8Gi",
+        )
+        told = _size(
+            verbalize(
+                domain=domain,
+                train_end=train_end,
+                model=model,
+                tasks=tasks,
+                publish_to=publish_to,
+                max_test_sessions=max_test_sessions,
+                snapshot=imported.outputs["snapshot"],
+                features=stored.outputs["features"],
+            ),
+            cpu="4",
+            memory="16Gi",
+        )
+        trained = _size(
+            train_ranker(
+                options=train_options,
+                processes=processes,
+                workspace=workspace,
+                tracking_uri=tracking_uri,
+                publish_to=publish_to,
+                shards=told.outputs["shards"],
+            ),
+            cpu="4",
+            memory="16Gi",
+        )
+        based = _size(
+            train_baselines(
+                domain=domain,
+                seed=seed,
+                publish_to=publish_to,
+                snapshot=imported.outputs["snapshot"],
+                features=stored.outputs["features"],
+                shards=told.outputs["shards"],
+            ),
+            cpu="4",
+            memory="16Gi",
+        )
+        judged = _size(
+            evaluate(
+                domain=domain,
+                seed=seed,
+                publish_to=publish_to,
+                shards=told.outputs["shards"],
                 model=trained.outputs["model"],
-            ), cpu="1", memory="2Gi")
+                baselines=based.outputs["baselines"],
+                oracle=imported.outputs["oracle"],
+            ),
+            cpu="4",
+            memory="16Gi",
+        )
+        decided = _size(
+            gate(
+                policy=policy,
+                champion=champion,
+                publish_to=publish_to,
+                results=judged.outputs["results"],
+            ),
+            cpu="500m",
+            memory="1Gi",
+        )
+        outcome = _size(
+            read_outcome(verdict=decided.outputs["verdict"]), cpu="500m", memory="512Mi"
+        )
+        with dsl.If(outcome.output == "PASS", name="the gate passed"):
+            _size(
+                register_candidate(
+                    tracking_uri=tracking_uri,
+                    model_store=model_store,
+                    publish_to=publish_to,
+                    results=judged.outputs["results"],
+                    verdict=decided.outputs["verdict"],
+                    model=trained.outputs["model"],
+                ),
+                cpu="1",
+                memory="2Gi",
+            )

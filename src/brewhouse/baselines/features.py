@@ -43,22 +43,49 @@ class TextIndex:
     @classmethod
     def fit(cls, texts: Sequence[str], known: np.ndarray, *, seed: int) -> TextIndex:
         """Fit on the known texts and transform all of them."""
-        vectorizer = TfidfVectorizer(min_df=2, sublinear_tf=True, max_features=20_000,
-                                     token_pattern=r"(?u)\b\w+\b")
+        vectorizer = TfidfVectorizer(
+            min_df=2, sublinear_tf=True, max_features=20_000, token_pattern=r"(?u)\b\w+\b"
+        )
         vectorizer.fit([t for t, k in zip(texts, known, strict=True) if k])
         tfidf = vectorizer.transform(texts)
         size = min(_SVD, tfidf.shape[1] - 1)
         svd = TruncatedSVD(size, random_state=seed).fit(tfidf[np.flatnonzero(known)])
-        return cls(tfidf_items=tfidf, item_D=svd.transform(tfidf).astype(np.float32),
-                   vectorizer=vectorizer)
+        return cls(
+            tfidf_items=tfidf, item_D=svd.transform(tfidf).astype(np.float32), vectorizer=vectorizer
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownCounter:
+    """For each target, the stretch of sorted log rows that share its key and were known by then."""
+
+    rows: np.ndarray
+    start_Q: np.ndarray
+    end_Q: np.ndarray
+
+    def all(self) -> np.ndarray:
+        """Number of such rows."""
+        return self.end_Q - self.start_Q
+
+    def where(self, mask: np.ndarray) -> np.ndarray:
+        """Number of such rows for which a mask over log rows holds."""
+        sums = np.concatenate([[0], np.cumsum(mask[self.rows])])
+        return sums[self.end_Q] - sums[self.start_Q]
 
 
 class FeatureBuilder:
     """Builds features for targets of a log; holds what all tasks share."""
 
     def __init__(
-        self, domain: Domain, timelines: Timelines, items: pa.Table, texts: Sequence[str],
-        profiles: Sequence[str], *, train_end: int, seed: int,
+        self,
+        domain: Domain,
+        timelines: Timelines,
+        items: pa.Table,
+        texts: Sequence[str],
+        profiles: Sequence[str],
+        *,
+        train_end: int,
+        seed: int,
     ) -> None:
         """Prepare.
 
@@ -83,6 +110,7 @@ class FeatureBuilder:
         self.rank_E = rank[self.rows_E]
         self.profiles = profiles
         self._shared: FeatureTable | None = None
+        self._counters: dict[str, KnownCounter] = {}
 
     def shared(self) -> FeatureTable:
         """Features that do not depend on the task."""
@@ -101,22 +129,32 @@ class FeatureBuilder:
 
     def for_task(self, positive: Sequence[str]) -> FeatureTable:
         """Counts of the task's own positive actions."""
-        mask = np.isin(self.log.action, [self.log.actions.index(a) for a in positive
-                                         if a in self.log.actions])
+        mask = np.isin(
+            self.log.action, [self.log.actions.index(a) for a in positive if a in self.log.actions]
+        )
         columns = self._counts("task", mask)
         return FeatureTable(
             names=tuple(columns),
             values_QF=np.stack(list(columns.values()), axis=1).astype(np.float32),
         )
 
-    def count_known(self, key: np.ndarray, mask: np.ndarray, key_Q: np.ndarray) -> np.ndarray:
-        """Known logged events with each target's key. `key` and `mask` are per log row."""
-        keep = mask[self.rows_E]
-        rows, rank = self.rows_E[keep], self.rank_E[keep]
-        order = np.argsort(key[rows], kind="stable")
-        sorted_key = key[rows][order]
-        upto = merge_count(sorted_key, rank[order], key_Q, self.limit_Q)
-        return upto - np.searchsorted(sorted_key, key_Q)
+    def counter(self, name: str, key: np.ndarray, key_Q: np.ndarray) -> KnownCounter:
+        """Counter of known logged events with each target's key; sorted once per name.
+
+        Args:
+            name: Names the key: the same name must mean the same arrays.
+            key: Key of each log row.
+            key_Q: Key of each target.
+        """
+        if name not in self._counters:
+            order = np.argsort(key[self.rows_E], kind="stable")
+            sorted_key = key[self.rows_E][order]
+            self._counters[name] = KnownCounter(
+                rows=self.rows_E[order],
+                start_Q=np.searchsorted(sorted_key, key_Q),
+                end_Q=merge_count(sorted_key, self.rank_E[order], key_Q, self.limit_Q),
+            )
+        return self._counters[name]
 
     def _engaged(self) -> np.ndarray:
         none = self.log.actions.index(NONE) if NONE in self.log.actions else -1
@@ -124,7 +162,6 @@ class FeatureBuilder:
 
     def _counts(self, name: str, positive: np.ndarray) -> dict[str, np.ndarray]:
         log, q = self.log, self.timelines.targets_Q
-        everything = np.ones(len(log), bool)
         surfaces = len(log.surfaces)
         keys = {
             "item": log.item,
@@ -133,18 +170,16 @@ class FeatureBuilder:
         }
         columns = {}
         for what, key in keys.items():
-            shown = self.count_known(key, everything, key[q])
-            acted = self.count_known(key, positive, key[q])
+            counter = self.counter(what, key, key[q])
+            shown, acted = counter.all(), counter.where(positive)
             if name == "any":
                 columns[f"{what}_shown"] = np.log1p(shown)
             columns[f"{what}_{name}_rate"] = (acted + 0.5) / (shown + 2.0)
         for column in self.domain.items.match:
-            columns |= self._match(name, column, positive, everything)
+            columns |= self._match(name, column, positive)
         return columns
 
-    def _match(
-        self, name: str, column: str, positive: np.ndarray, everything: np.ndarray
-    ) -> dict[str, np.ndarray]:
+    def _match(self, name: str, column: str, positive: np.ndarray) -> dict[str, np.ndarray]:
         """Past interactions of the member with items that share a value, best value of several."""
         values = self._values(column)
         log, q = self.log, self.timelines.targets_Q
@@ -154,13 +189,16 @@ class FeatureBuilder:
         for k, value in enumerate(values):
             present = value[log.item[q]] >= 0
             key_Q = np.where(present, log.member[q] * total + value[log.item[q]], -1)
-            for other in values:
+            for j, other in enumerate(values):
                 key = np.where(other[log.item] >= 0, log.member * total + other[log.item], -2)
-                shown[k] += self.count_known(key, everything, key_Q)
-                acted[k] += self.count_known(key, positive, key_Q)
+                counter = self.counter(f"{column}.{k}.{j}", key, key_Q)
+                shown[k] += counter.all()
+                acted[k] += counter.where(positive)
         best = acted.argmax(0), np.arange(len(q))
-        out = {f"match_{column}_{name}": np.log1p(acted[best]),
-               f"match_{column}_{name}_rate": (acted[best] + 0.5) / (shown[best] + 2.0)}
+        out = {
+            f"match_{column}_{name}": np.log1p(acted[best]),
+            f"match_{column}_{name}_rate": (acted[best] + 0.5) / (shown[best] + 2.0),
+        }
         if name == "any":
             out[f"match_{column}_shown"] = np.log1p(shown.max(0))
         return out
@@ -198,8 +236,10 @@ class FeatureBuilder:
         top = len(shown) - 1
         since = (t.request_at_Q - shown[np.minimum(last, top)]) / _DAY
         tenure = (t.request_at_Q - shown[np.minimum(first, top)]) / _DAY
-        return {"days_since_last": np.where(none, -1, np.log1p(np.maximum(since, 0))),
-                "days_since_first": np.where(none, -1, np.log1p(np.maximum(tenure, 0)))}
+        return {
+            "days_since_last": np.where(none, -1, np.log1p(np.maximum(since, 0))),
+            "days_since_first": np.where(none, -1, np.log1p(np.maximum(tenure, 0))),
+        }
 
     def _text(self) -> dict[str, np.ndarray]:
         """Similarity of the item to engaged history, to recent history, to the profile; its SVD."""
@@ -228,4 +268,3 @@ class FeatureBuilder:
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(1) / np.maximum(norm, 1e-9)
-

@@ -11,9 +11,18 @@ import numpy as np
 from brewhouse.baselines.features import FeatureBuilder, FeatureTable
 
 LIGHTGBM: dict[str, Any] = {
-    "objective": "binary", "learning_rate": 0.05, "num_leaves": 31, "min_child_samples": 40,
-    "feature_fraction": 0.7, "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 5.0,
-    "verbosity": -1, "deterministic": True, "force_row_wise": True, "num_threads": 2,
+    "objective": "binary",
+    "learning_rate": 0.05,
+    "num_leaves": 31,
+    "min_child_samples": 40,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 5.0,
+    "verbosity": -1,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 2,
 }
 MAX_TREES = 200
 PATIENCE = 20
@@ -29,8 +38,12 @@ class BaselineScores:
 
 
 def popularity(
-    builder: FeatureBuilder, positive_log: np.ndarray, train: np.ndarray, test: np.ndarray,
-    *, prior: float = 20.0,
+    builder: FeatureBuilder,
+    positive_log: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    prior: float = 20.0,
 ) -> BaselineScores:
     """Smoothed share of positives among known impressions of the item on the target's surface.
 
@@ -44,16 +57,22 @@ def popularity(
     log, targets = builder.log, builder.timelines.targets_Q
     key = log.item * len(log.surfaces) + log.surface
     base = float(positive_log[targets[train]].mean()) if len(train) else 0.5
-    shown = builder.count_known(key, np.ones(len(log), bool), key[targets])[test]
-    liked = builder.count_known(key, positive_log, key[targets])[test]
+    counter = builder.counter("item_surface", key, key[targets])
+    shown, liked = counter.all()[test], counter.where(positive_log)[test]
     p = np.clip((liked + prior * base) / (shown + prior), 1e-6, 1 - 1e-6)
     record = {"model": "popularity", "prior": prior, "base_rate": base, "train_rows": len(train)}
     return BaselineScores(log_odds=np.log(p / (1 - p)).astype(np.float32), record=record)
 
 
 def lightgbm(
-    shared: FeatureTable, own: FeatureTable, labels_Q: np.ndarray, when_Q: np.ndarray,
-    train: np.ndarray, test: np.ndarray, *, seed: int,
+    shared: FeatureTable,
+    own: FeatureTable,
+    labels_Q: np.ndarray,
+    when_Q: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    seed: int,
 ) -> BaselineScores | None:
     """Gradient-boosted trees; the newest 15 % of training rows choose the number of trees.
 
@@ -76,13 +95,22 @@ def lightgbm(
     train_set = lgb.Dataset(rows(fit), labels_Q[fit], feature_name=names)
     check_set = lgb.Dataset(rows(check), labels_Q[check], reference=train_set)
     model = lgb.train(
-        LIGHTGBM | {"seed": seed}, train_set, num_boost_round=MAX_TREES, valid_sets=[check_set],
+        LIGHTGBM | {"seed": seed},
+        train_set,
+        num_boost_round=MAX_TREES,
+        valid_sets=[check_set],
         callbacks=[lgb.early_stopping(PATIENCE, verbose=False)],
     )
     p = np.clip(model.predict(rows(test)), 1e-6, 1 - 1e-6)
     gain = model.feature_importance("gain")
     top = [names[i] for i in np.argsort(-gain)[:8]]
-    record = {"model": "lightgbm", "trees": model.best_iteration, "train_rows": len(fit),
-              "validation_rows": len(check), "top_features": top,
-              "seconds": round(time.monotonic() - started, 2), "parameters": LIGHTGBM}
+    record = {
+        "model": "lightgbm",
+        "trees": model.best_iteration,
+        "train_rows": len(fit),
+        "validation_rows": len(check),
+        "top_features": top,
+        "seconds": round(time.monotonic() - started, 2),
+        "parameters": LIGHTGBM,
+    }
     return BaselineScores(log_odds=np.log(p / (1 - p)).astype(np.float32), record=record)

@@ -30,11 +30,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
     Console(width=max(console.width, 110)).print(out)
 
 
-def progress(line: str) -> None:
-    """A progress line on stderr."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def number(value: float | None, digits: int = 3) -> str:
     """A number or n/a."""
     return "n/a" if value is None else f"{value:.{digits}f}"

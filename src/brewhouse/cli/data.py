@@ -22,8 +22,11 @@ def list_domains(as_json: Json = False) -> None:
     from brewhouse.domains.loader import BUILT_IN, load_domain
 
     found = {name: load_domain(name).domain.description for name in BUILT_IN}
-    emit(found, as_json,
-         lambda: typer.echo("\n".join(f"{name:14} {text}" for name, text in found.items())))
+    emit(
+        found,
+        as_json,
+        lambda: typer.echo("\n".join(f"{name:14} {text}" for name, text in found.items())),
+    )
 
 
 @domain_app.command("validate")
@@ -43,12 +46,22 @@ def validate_domain(path: str, as_json: Json = False) -> None:
     suite = load_suite(folder)
     book = build_questions(folder.domain, suite)
     check_answer_words(book)
-    value = {"domain": folder.domain.name, "version": folder.domain.version,
-             "digest": folder.digest, "surfaces": len(folder.domain.surfaces),
-             "tasks": len(suite.tasks), "questions": len(book.questions)}
-    emit(value, as_json, lambda: typer.echo(
-        f"{value['domain']} version {value['version']} is valid: {value['surfaces']} surfaces, "
-        f"{value['tasks']} tasks, {value['questions']} questions"))
+    value = {
+        "domain": folder.domain.name,
+        "version": folder.domain.version,
+        "digest": folder.digest,
+        "surfaces": len(folder.domain.surfaces),
+        "tasks": len(suite.tasks),
+        "questions": len(book.questions),
+    }
+    emit(
+        value,
+        as_json,
+        lambda: typer.echo(
+            f"{value['domain']} version {value['version']} is valid: {value['surfaces']} surfaces, "
+            f"{value['tasks']} tasks, {value['questions']} questions"
+        ),
+    )
 
 
 @app.command("import")
@@ -66,7 +79,11 @@ def import_data(
 
     with tempfile.TemporaryDirectory() as scratch:
         snapshot = importing.run(
-            domain=domain, source=source, preset=preset, seed=seed, snapshot_out=out,
+            domain=domain,
+            source=source,
+            preset=preset,
+            seed=seed,
+            snapshot_out=out,
             oracle_out=oracle or Path(scratch),
         )
     emit(snapshot.manifest, as_json, lambda: typer.echo(f"{snapshot.digest} {out}"))
@@ -85,8 +102,12 @@ def validate_data(
 
     with tempfile.TemporaryDirectory() as scratch:
         findings = validating.run(
-            domain=domain, snapshot=snapshot, train_end=train_end,
-            report_out=Path(scratch) / "validation.json", docs_out=docs or Path(scratch) / "docs",
+            domain=domain,
+            snapshot=snapshot,
+            train_end=train_end,
+            report_out=Path(scratch) / "validation.json",
+            docs_out=docs or Path(scratch) / "docs",
         )
-    emit([vars(f) for f in findings], as_json,
-         lambda: typer.echo(f"valid, {len(findings)} warnings"))
+    emit(
+        [vars(f) for f in findings], as_json, lambda: typer.echo(f"valid, {len(findings)} warnings")
+    )

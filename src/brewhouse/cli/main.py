@@ -16,10 +16,13 @@ from brewhouse.cli import data, pipeline, runs, tasks
 from brewhouse.errors import BrewhouseError
 
 app = typer.Typer(
-    name="brewhouse", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="brewhouse",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Train, judge, release and watch one foundation ranking model.",
     epilog="Exit codes: 0 done, 2 configuration, 3 data, 4 validation blocked, 5 leak, 6 prompt, "
-           "7 model, 8 training, 9 gate, 10 registry, 11 pipeline.",
+    "7 model, 8 training, 9 gate, 10 registry, 11 pipeline.",
 )
 app.add_typer(data.domain_app, name="domain")
 app.add_typer(data.app, name="data")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from brewhouse.cli.console import emit, progress
+from brewhouse.cli.console import emit
 from brewhouse.cli.data import Json
 from brewhouse.errors import ConfigError
 
@@ -30,15 +30,18 @@ def compile_(
 
 @app.command("run")
 def run(
-    name: Name, out: Annotated[Path, typer.Option(help="Run folder")], arg: Arguments = None,
+    name: Name,
+    out: Annotated[Path, typer.Option(help="Run folder")],
+    arg: Arguments = None,
     as_json: Json = False,
 ) -> None:
     """Run a pipeline on this machine with explicit arguments."""
     from brewhouse.platform.pipelines import LocalRun, run_local
     from brewhouse.stages.common import TOLD, code_version
 
-    run_local(name, _parse(arg or []), LocalRun(out=out.resolve(), cache_key=code_version()),
-              marker=TOLD, tell=progress)
+    run_local(
+        name, _parse(arg or []), LocalRun(out=out.resolve(), cache_key=code_version()), marker=TOLD
+    )
     emit({"pipeline": name, "out": str(out)}, as_json, lambda: typer.echo(str(out)))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from brewhouse.cli.console import emit, number, progress, table
+from brewhouse.cli.console import emit, number, table
 from brewhouse.cli.data import Domain, Json
 
 Size = Annotated[str | None, typer.Option(help="micro, tiny, small, or a model folder or hub id")]
@@ -45,18 +45,23 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     arguments = plan(preset, size=size, train_tokens=train_tokens) | {
         "domain": domain if not Path(domain).exists() else str(Path(domain).resolve()),
-        "source": str(Path(source).resolve()) if source else "", "preset": preset,
-        "train_end": train_end, "seed": seed, "processes": processes, "champion": champion,
-        "workspace": str(out / "training"), "tracking_uri": local_uri(out),
-        "model_store": str(out / "models"), "publish_to": str(out / "evidence"),
+        "source": str(Path(source).resolve()) if source else "",
+        "preset": preset,
+        "train_end": train_end,
+        "seed": seed,
+        "processes": processes,
+        "champion": champion,
+        "workspace": str(out / "training"),
+        "tracking_uri": local_uri(out),
+        "model_store": str(out / "models"),
+        "publish_to": str(out / "evidence"),
     }
     if policy:
         arguments["policy"] = policy
     for stale in ("registration.json", "status.json", "verdict.json"):
         (out / "evidence" / stale).unlink(missing_ok=True)
     key = f"{code_version()}-{folder.digest[7:19]}"
-    run_local("train_and_evaluate", arguments, LocalRun(out=out, cache_key=key), marker=TOLD,
-              tell=progress)
+    run_local("train_and_evaluate", arguments, LocalRun(out=out, cache_key=key), marker=TOLD)
     _summarise(out, as_json)
 
 
@@ -100,8 +105,14 @@ def evaluate(
     from brewhouse.stages import evaluating
 
     results = evaluating.run(
-        domain=domain, shards=shards, model=model, baselines=baselines, oracle=oracle, seed=seed,
-        results_out=out / "results.json", report_out=out / "report.html",
+        domain=domain,
+        shards=shards,
+        model=model,
+        baselines=baselines,
+        oracle=oracle,
+        seed=seed,
+        results_out=out / "results.json",
+        report_out=out / "report.html",
     )
     emit(results.model_dump(mode="json"), as_json, lambda: _tasks_table(results))
 
@@ -116,11 +127,14 @@ def _summarise(out: Path, as_json: bool) -> None:
     verdict = read_json(evidence / "verdict.json")
     registered = evidence / "registration.json"
     value: dict[str, Any] = {
-        "verdict": verdict["outcome"], "rules": verdict["rules"],
+        "verdict": verdict["outcome"],
+        "rules": verdict["rules"],
         "registered": read_json(registered) if registered.exists() else None,
-        "report": str(evidence / "report.html"), "results": str(evidence / "results.json"),
-        "mean_auc": {s: results.mean_auc(s, "T1") for s in
-                     ("ranker", "popularity", "lightgbm", "oracle")},
+        "report": str(evidence / "report.html"),
+        "results": str(evidence / "results.json"),
+        "mean_auc": {
+            s: results.mean_auc(s, "T1") for s in ("ranker", "popularity", "lightgbm", "oracle")
+        },
     }
     emit(value, as_json, lambda: _show(results, value))
 
@@ -132,9 +146,14 @@ def _show(results: Any, value: dict[str, Any]) -> None:
         typer.echo(f"  {rule['outcome']:<12} {rule['reason']}")
     typer.echo(f"verdict     {value['verdict']}")
     registered = value["registered"]
-    typer.echo("registered  " + (
-        f"{registered['name']} version {registered['version']}, {registered['state']}"
-        if registered else "nothing: only a PASS becomes a candidate"))
+    typer.echo(
+        "registered  "
+        + (
+            f"{registered['name']} version {registered['version']}, {registered['state']}"
+            if registered
+            else "nothing: only a PASS becomes a candidate"
+        )
+    )
     typer.echo(f"report      {value['report']}")
 
 
@@ -143,15 +162,37 @@ def _tasks_table(results: Any) -> None:
     rows = []
     for task in results.tasks:
         auc = task.scorers["ranker"].auc
-        rows.append([
-            task.name, task.tier, f"{task.n:,}", number(task.base_rate), number(auc.value),
-            f"{number(auc.low)}-{number(auc.high)}",
-            *(number(task.scorers[s].auc.value if s in task.scorers else None) for s in scorers),
-        ])
+        rows.append(
+            [
+                task.name,
+                task.tier,
+                f"{task.n:,}",
+                number(task.base_rate),
+                number(auc.value),
+                f"{number(auc.low)}-{number(auc.high)}",
+                *(
+                    number(task.scorers[s].auc.value if s in task.scorers else None)
+                    for s in scorers
+                ),
+            ]
+        )
     for tier in ("T1", "T2"):
         if any(t.tier == tier for t in results.tasks):
-            rows.append([f"mean {tier}", tier, "", "", number(results.mean_auc("ranker", tier)), "",
-                         *(number(results.mean_auc(s, tier)) for s in scorers)])
-    table(f"{results.domain}: AUC on rows after {results.split['train_end'][:10]} + "
-          f"{results.split['gap_days']:g} days",
-          ["task", "tier", "n", "base rate", "ranker", "95 % interval", *scorers], rows, left=2)
+            rows.append(
+                [
+                    f"mean {tier}",
+                    tier,
+                    "",
+                    "",
+                    number(results.mean_auc("ranker", tier)),
+                    "",
+                    *(number(results.mean_auc(s, tier)) for s in scorers),
+                ]
+            )
+    table(
+        f"{results.domain}: AUC on rows after {results.split['train_end'][:10]} + "
+        f"{results.split['gap_days']:g} days",
+        ["task", "tier", "n", "base rate", "ranker", "95 % interval", *scorers],
+        rows,
+        left=2,
+    )

@@ -19,11 +19,16 @@ def list_tasks(domain: Domain = "linkedin", as_json: Json = False) -> None:
     from brewhouse.tasks.suite import load_suite
 
     suite = load_suite(load_domain(domain))
-    emit([t.model_dump() for t in suite.tasks], as_json, lambda: table(
-        f"{len(suite.tasks)} tasks of {suite.domain}",
-        ["task", "tier", "surface", "yes", "question"],
-        [[t.key, t.tier, t.surface, ", ".join(t.positive), t.phrase] for t in suite.tasks], left=5,
-    ))
+    emit(
+        [t.model_dump() for t in suite.tasks],
+        as_json,
+        lambda: table(
+            f"{len(suite.tasks)} tasks of {suite.domain}",
+            ["task", "tier", "surface", "yes", "question"],
+            [[t.key, t.tier, t.surface, ", ".join(t.positive), t.phrase] for t in suite.tasks],
+            left=5,
+        ),
+    )
 
 
 @app.command("validate")
@@ -53,5 +58,8 @@ def validate_tasks(
 
         own = PromptTokenizer.load(tokenizer)
         answer_tokens(book, own.markup, own.encode)
-    emit({"tasks": len(suite.tasks), "questions": len(book.questions)}, as_json,
-         lambda: typer.echo(f"{len(suite.tasks)} tasks are valid"))
+    emit(
+        {"tasks": len(suite.tasks), "questions": len(book.questions)},
+        as_json,
+        lambda: typer.echo(f"{len(suite.tasks)} tasks are valid"),
+    )

@@ -33,8 +33,9 @@ def check_references(snapshot: Snapshot) -> Iterator[RuleFinding]:
     unknown = {"member": 0, "item": 0}
     early, example = 0, ""
     for month in snapshot.months():
-        log = snapshot.read("interactions", columns=["member_id", "item_id", "shown_at"],
-                            months=[month])
+        log = snapshot.read(
+            "interactions", columns=["member_id", "item_id", "shown_at"], months=[month]
+        )
         unknown["member"] += _missing(log.column("member_id"), members)
         at = pc.index_in(log.column("item_id"), first.column("item_id"))
         found = pc.is_valid(at)
@@ -51,8 +52,9 @@ def check_references(snapshot: Snapshot) -> Iterator[RuleFinding]:
         if rows:
             yield RuleFinding(what=f"every interaction names a known {what}", rows=rows, example="")
     if early:
-        yield RuleFinding(what="no item is shown before its creation (negative age)", rows=early,
-                          example=example)
+        yield RuleFinding(
+            what="no item is shown before its creation (negative age)", rows=early, example=example
+        )
 
 
 def _missing(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> int:

@@ -1,4 +1,4 @@
-"""The three canonical tables every domain is mapped onto, and the one place their types are cast."""
+"""The three canonical tables every domain is mapped onto, and the place their types are cast."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, name: str) -> pa.ChunkedArra
     text_out = pa.types.is_string(field.type)
     numeric_out = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
     sample = next((v.as_py() for v in column if v.is_valid), None) if len(column) else None
-    if (text_in and numeric_out) or (text_out and not text_in and not pa.types.is_null(column.type)):
+    if (text_in and numeric_out) or (
+        text_out and not text_in and not pa.types.is_null(column.type)
+    ):
         msg = (
             f"{name}: column '{field.name}' is {column.type} (for example {sample!r}), expected "
             f"{field.type}; cast it in the domain's `source` query"
@@ -114,8 +116,8 @@ def _cast(column: pa.ChunkedArray, field: pa.Field, name: str) -> pa.ChunkedArra
         cast = column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         msg = (
-            f"{name}: column '{field.name}' is {column.type} (for example {sample!r}) and cannot be "
-            f"read as {field.type}: {error}; cast it in the domain's `source` query"
+            f"{name}: column '{field.name}' is {column.type} (for example {sample!r}) and cannot "
+            f"be read as {field.type}: {error}; cast it in the domain's `source` query"
         )
         raise DataError(msg) from error
     if not field.nullable and cast.null_count:

@@ -1,4 +1,4 @@
-"""Immutable, content-addressed cuts of the canonical tables, laid out so that partial reads are cheap.
+"""Immutable, content-addressed cuts of the canonical tables; partial reads are cheap.
 
 Layout of a snapshot folder, `manifest.json` written last as the mark of completeness:
 
@@ -61,7 +61,9 @@ class Snapshot:
             DataError: The folder is no snapshot or was left unfinished.
         """
         if not (path / MANIFEST).is_file():
-            msg = f"snapshot {path}: no {MANIFEST}, so it is unfinished or no snapshot; import again"
+            msg = (
+                f"snapshot {path}: no {MANIFEST}, so it is unfinished or no snapshot; import again"
+            )
             raise DataError(msg)
         return cls(path=path, manifest=read_json(path / MANIFEST))
 

@@ -61,7 +61,9 @@ class TemporalSplit:
     def __post_init__(self) -> None:
         """Refuse a split that cannot be strict."""
         if self.train_start >= self.train_end:
-            msg = f"train_start {self.train_start} is not before train_end {self.train_end}; move it"
+            msg = (
+                f"train_start {self.train_start} is not before train_end {self.train_end}; move it"
+            )
             raise ConfigError(msg)
         if self.gap_days < 0 or self.test_days <= 0:
             msg = f"gap_days {self.gap_days} must be >= 0 and test_days {self.test_days} > 0"

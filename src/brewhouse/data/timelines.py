@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from brewhouse.data.schema import LOGGED
 from brewhouse.errors import LeakError
 
-
 _PAIRS_AT_ONCE = 2_000_000
 
 

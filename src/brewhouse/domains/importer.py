@@ -65,8 +65,10 @@ def import_source(
         policies.append(record)
     progress("writing the snapshot")
     provenance = {
-        "source": {name: [{"file": p.name, "sha256": sha256_file(p)} for p in paths]
-                   for name, paths in files.items()},
+        "source": {
+            name: [{"file": p.name, "sha256": sha256_file(p)} for p in paths]
+            for name, paths in files.items()
+        },
         "domain_version": domain.version,
         "negatives": policies,
         "seed": seed,
@@ -126,14 +128,17 @@ def _map_tables(
 
 
 def _load(connection: duckdb.DuckDBPyConnection, name: str, paths: list[Path]) -> None:
-    reader = {".parquet": "read_parquet", ".csv": "read_csv", ".gz": "read_csv"}.get(paths[0].suffix)
+    reader = {".parquet": "read_parquet", ".csv": "read_csv", ".gz": "read_csv"}.get(
+        paths[0].suffix
+    )
     if reader is None:
         msg = f"{paths[0]}: unknown file type; use .parquet, .csv or .csv.gz"
         raise ConfigError(msg)
     options = ", header = true, sample_size = -1" if reader == "read_csv" else ""
     try:
         connection.execute(
-            f'CREATE TABLE "{name}" AS SELECT * FROM {reader}(?{options})', [[str(p) for p in paths]]
+            f'CREATE TABLE "{name}" AS SELECT * FROM {reader}(?{options})',
+            [[str(p) for p in paths]],
         )
     except duckdb.Error as error:
         msg = f"{paths[0]}: cannot be read: {error}"

@@ -75,7 +75,9 @@ def parse_model(
         found = []
         for problem in error.errors():
             where = (*at, *problem["loc"])
-            line = next((lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1)
+            line = next(
+                (lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in lines), 1
+            )
             field = ".".join(str(part) for part in where) or "(top level)"
             text = problem["msg"].removeprefix("Value error, ")
             found.append(f"{path}:{line}: {field}: {text}")

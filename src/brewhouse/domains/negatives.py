@@ -69,8 +69,11 @@ def sample_negatives(
 
 
 def _taken_pairs(
-    policy: Negatives, interactions: pa.Table, items: pa.Table,
-    row_of: dict[str, int], code_of: dict[str, int],
+    policy: Negatives,
+    interactions: pa.Table,
+    items: pa.Table,
+    row_of: dict[str, int],
+    code_of: dict[str, int],
 ) -> np.ndarray:
     """Sorted codes of (member, item) pairs that may not be negatives."""
     member = np.array([code_of[m] for m in interactions.column("member_id").to_pylist()])
@@ -93,8 +96,13 @@ def _draw(
 
 
 def _draw_same(
-    rng: np.random.Generator, values: list[str | None], separator: str | None,
-    created: np.ndarray, item: np.ndarray, half: int, count: int,
+    rng: np.random.Generator,
+    values: list[str | None],
+    separator: str | None,
+    created: np.ndarray,
+    item: np.ndarray,
+    half: int,
+    count: int,
 ) -> np.ndarray:
     """Like `_draw`, among items that share one value of a column; -1 where there is none."""
     split = [(v or "").split(separator) if separator else [v or ""] for v in values]
@@ -117,8 +125,13 @@ def _draw_same(
 
 
 def _first_valid(
-    drawn: np.ndarray, member: np.ndarray, item: np.ndarray, taken: np.ndarray,
-    items: int, wanted: int, same: int,
+    drawn: np.ndarray,
+    member: np.ndarray,
+    item: np.ndarray,
+    taken: np.ndarray,
+    items: int,
+    wanted: int,
+    same: int,
 ) -> np.ndarray:
     """Mark the first `same` valid draws of the same-value block, then fill up to `wanted`."""
     code = member[:, None] * items + drawn
@@ -134,24 +147,30 @@ def _first_valid(
 
 
 def _as_interactions(
-    policy: Negatives, positives: pa.Table, item_ids: np.ndarray, created: np.ndarray,
-    row: np.ndarray, drawn: np.ndarray,
+    policy: Negatives,
+    positives: pa.Table,
+    item_ids: np.ndarray,
+    created: np.ndarray,
+    row: np.ndarray,
+    drawn: np.ndarray,
 ) -> pa.Table:
     parent = positives.take(pa.array(row))
     ids = [f"n{policy.surface}-{n:08d}" for n in range(len(row))]
     shown = parent.column("shown_at").cast(pa.int64()).to_numpy()
     event = parent.column("event_at").cast(pa.int64()).to_numpy()
     known = pa.array(created[drawn] + (event - shown)).cast(TIMESTAMP)
-    return pa.table({
-        "interaction_id": ids,
-        "member_id": parent.column("member_id"),
-        "item_id": item_ids[drawn].tolist(),
-        "surface": parent.column("surface"),
-        "action": ["none"] * len(row),
-        "session_id": ids,
-        "shown_at": pa.array(created[drawn]).cast(TIMESTAMP),
-        "event_at": known,
-        "created_at": known,
-        "origin": [SAMPLED] * len(row),
-        "weight": parent.column("weight"),
-    })
+    return pa.table(
+        {
+            "interaction_id": ids,
+            "member_id": parent.column("member_id"),
+            "item_id": item_ids[drawn].tolist(),
+            "surface": parent.column("surface"),
+            "action": ["none"] * len(row),
+            "session_id": ids,
+            "shown_at": pa.array(created[drawn]).cast(TIMESTAMP),
+            "event_at": known,
+            "created_at": known,
+            "origin": [SAMPLED] * len(row),
+            "weight": parent.column("weight"),
+        }
+    )

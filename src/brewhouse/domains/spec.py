@@ -125,8 +125,9 @@ class Time(Strict):
     """Time is told as the item's age when shown and as gaps between interactions."""
 
     age: Buckets = Field(description="Words for the age of an item")
-    gap: Buckets | None = Field(default=None, description="Words for gaps; gaps under the first "
-                                "limit are not told")
+    gap: Buckets | None = Field(
+        default=None, description="Words for gaps; gaps under the first limit are not told"
+    )
 
 
 class Prompt(Strict):
@@ -226,19 +227,28 @@ class Domain(Strict):
     def _reference_problems(self) -> list[str]:
         found = []
         for name, surface in self.surfaces.items():
-            found += [f"surfaces.{name}: unknown action '{a}'" for a in surface.actions
-                      if a not in self.actions]
-            found += [f"surfaces.{name}: unknown kind '{k}'" for k in surface.kinds
-                      if k not in self.items.kinds]
+            found += [
+                f"surfaces.{name}: unknown action '{a}'"
+                for a in surface.actions
+                if a not in self.actions
+            ]
+            found += [
+                f"surfaces.{name}: unknown kind '{k}'"
+                for k in surface.kinds
+                if k not in self.items.kinds
+            ]
         words = [a.word for a in self.actions.values()] + [s.word for s in self.surfaces.values()]
-        found += [f"word '{w}' stands for two things" for w in sorted({w for w in words
-                                                                     if words.count(w) > 1})]
+        found += [
+            f"word '{w}' stands for two things"
+            for w in sorted({w for w in words if words.count(w) > 1})
+        ]
         if self.regions and self.regions.column not in self.members.columns:
             found.append(f"regions.column '{self.regions.column}' is no member column")
         for column in (*self.items.match, *self.items.multi, *self.validation.text):
             if column not in self.items.columns:
-                found.append(f"'{column}' is no item column (items.match, items.multi or "
-                             "validation.text)")
+                found.append(
+                    f"'{column}' is no item column (items.match, items.multi or validation.text)"
+                )
         for policy in self.source.negatives:
             if policy.surface not in self.surfaces:
                 found.append(f"source.negatives: unknown surface '{policy.surface}'")

@@ -55,17 +55,33 @@ def judge_task(
         scorers[name], groups = _scorer(y, rows.scores[name], rows.member, by_name[name])
     difference = {
         name: _difference(scorers["ranker"], scorers[name], by_name["ranker"] - by_name[name])
-        for name in names if name != "ranker"
+        for name in names
+        if name != "ranker"
     }
     return TaskResult(
-        name=task.name, version=task.version, tier=task.tier, surface=task.surface,
-        phrase=task.phrase, horizon_weeks=horizon_weeks, n=len(y), positives=int(y.sum()),
-        excluded=rows.excluded, members=len(np.unique(rows.member)), groups=groups,
-        n_min=task.n_min, higher_is_better=task.higher_is_better,
-        base_rate=float(y.mean()) if len(y) else 0.0, sampled_negatives=rows.sampled,
-        scorers=scorers, difference=difference, slices=_slices(y, rows),
-        reliability={n: _curve(y, rows.scores[n]) for n in ("ranker", "lightgbm")
-                     if n in rows.scores and len(y)},
+        name=task.name,
+        version=task.version,
+        tier=task.tier,
+        surface=task.surface,
+        phrase=task.phrase,
+        horizon_weeks=horizon_weeks,
+        n=len(y),
+        positives=int(y.sum()),
+        excluded=rows.excluded,
+        members=len(np.unique(rows.member)),
+        groups=groups,
+        n_min=task.n_min,
+        higher_is_better=task.higher_is_better,
+        base_rate=float(y.mean()) if len(y) else 0.0,
+        sampled_negatives=rows.sampled,
+        scorers=scorers,
+        difference=difference,
+        slices=_slices(y, rows),
+        reliability={
+            n: _curve(y, rows.scores[n])
+            for n in ("ranker", "lightgbm")
+            if n in rows.scores and len(y)
+        },
     )
 
 
@@ -73,8 +89,14 @@ def _scorer(
     y: np.ndarray, s: np.ndarray, member: np.ndarray, draws: np.ndarray
 ) -> tuple[ScorerResult, int]:
     if not len(y):
-        return ScorerResult(auc=Estimate(value=None), gauc=None, ndcg_at_10=None, log_loss=None,
-                            normalised_entropy=None, ece=None), 0
+        return ScorerResult(
+            auc=Estimate(value=None),
+            gauc=None,
+            ndcg_at_10=None,
+            log_loss=None,
+            normalised_entropy=None,
+            ece=None,
+        ), 0
     low, high = interval(draws)
     gauc, groups = metrics.gauc(y, s, member)
     result = ScorerResult(
@@ -100,18 +122,26 @@ def _slices(y: np.ndarray, rows: TaskRows) -> list[SliceResult]:
     out = []
     for index, value in enumerate(HISTORY_NAMES):
         inside = bucket == index
-        out.append(SliceResult(
-            dimension="history", value=value, n=int(inside.sum()),
-            positives=int(y[inside].sum()),
-            auc={name: _finite(metrics.auc(y[inside], s[inside])) if inside.any() else None
-                 for name, s in rows.scores.items()},
-        ))
+        out.append(
+            SliceResult(
+                dimension="history",
+                value=value,
+                n=int(inside.sum()),
+                positives=int(y[inside].sum()),
+                auc={
+                    name: _finite(metrics.auc(y[inside], s[inside])) if inside.any() else None
+                    for name, s in rows.scores.items()
+                },
+            )
+        )
     return out
 
 
 def _curve(y: np.ndarray, s: np.ndarray) -> list[list[float]]:
     predicted, observed, count = metrics.reliability(y, s)
-    return [[float(a), float(b), float(c)] for a, b, c in zip(predicted, observed, count, strict=True)]
+    return [
+        [float(a), float(b), float(c)] for a, b, c in zip(predicted, observed, count, strict=True)
+    ]
 
 
 def _finite(value: float) -> float | None:

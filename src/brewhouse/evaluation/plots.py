@@ -29,7 +29,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def _svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg"):]
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def dots(
@@ -64,8 +64,15 @@ def lines(xs: Sequence[str], series: Mapping[str, Sequence[float | None]], xlabe
         if not known:
             continue
         axes.plot([i for i, _ in known], [v for _, v in known], color=colour, marker=marker)
-        axes.annotate(label, known[-1], xytext=(6, 0), textcoords="offset points", fontsize=8,
-                      color=colour, va="center")
+        axes.annotate(
+            label,
+            known[-1],
+            xytext=(6, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            va="center",
+        )
     axes.set_xticks(range(len(xs)), xs)
     axes.set_xlim(-0.3, len(xs) + 0.6)
     axes.set_xlabel(xlabel)
@@ -79,8 +86,14 @@ def calibration(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for scorer, points in curves.items():
         colour, marker, _ = STYLE[scorer]
-        axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, marker=marker,
-                  markersize=4, linestyle="")
+        axes.plot(
+            [p[0] for p in points],
+            [p[1] for p in points],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            linestyle="",
+        )
     _legend(axes, list(curves))
     axes.set_xlabel("mean predicted probability")
     axes.set_ylabel("share of positives")

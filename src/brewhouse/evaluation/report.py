@@ -19,24 +19,44 @@ ORDER = ("ranker", "popularity", "lightgbm", "oracle_without_history", "oracle")
 def write_report(results: Results, path: Path) -> None:
     """Render results to HTML."""
     environment = Environment(
-        loader=PackageLoader("brewhouse.evaluation"), autoescape=select_autoescape(["html"]),
-        trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("brewhouse.evaluation"),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["num"] = lambda v, digits=3: "n/a" if v is None else f"{v:.{digits}f}"
     environment.filters["signed"] = lambda v: "n/a" if v is None else f"{v:+.3f}"
     scorers = [s for s in ORDER if any(s in t.scorers for t in results.tasks)]
     page = environment.get_template("report.html").render(
-        r=results, scorers=scorers, names={s: plots.STYLE[s][2] for s in scorers},
-        history=history_table(results, scorers), history_names=HISTORY_NAMES,
-        sentences=sentences(results), means=means(results, scorers),
-        dots=Html(plots.dots(  # noqa: S704 - SVG that we draw from numbers
-            [(t.name, {s: t.scorers[s].auc.value for s in scorers if s in t.scorers})
-             for t in results.tasks],
-            {t.name: (t.scorers["ranker"].auc.low, t.scorers["ranker"].auc.high)
-             for t in results.tasks})),
-        lines=Html(plots.lines(  # noqa: S704
-            HISTORY_NAMES, {s: [history_table(results, scorers)[s][h] for h in HISTORY_NAMES]
-                            for s in scorers}, "known interactions of the member")),
+        r=results,
+        scorers=scorers,
+        names={s: plots.STYLE[s][2] for s in scorers},
+        history=history_table(results, scorers),
+        history_names=HISTORY_NAMES,
+        sentences=sentences(results),
+        means=means(results, scorers),
+        dots=Html(
+            plots.dots(  # noqa: S704 - SVG that we draw from numbers
+                [
+                    (t.name, {s: t.scorers[s].auc.value for s in scorers if s in t.scorers})
+                    for t in results.tasks
+                ],
+                {
+                    t.name: (t.scorers["ranker"].auc.low, t.scorers["ranker"].auc.high)
+                    for t in results.tasks
+                },
+            )
+        ),
+        lines=Html(
+            plots.lines(  # noqa: S704
+                HISTORY_NAMES,
+                {
+                    s: [history_table(results, scorers)[s][h] for h in HISTORY_NAMES]
+                    for s in scorers
+                },
+                "known interactions of the member",
+            )
+        ),
         calibration=Html(plots.calibration(_largest(results).reliability)),  # noqa: S704
         calibrated=_largest(results).name,
     )
@@ -56,8 +76,11 @@ def history_table(results: Results, scorers: list[str]) -> dict[str, dict[str, f
     table: dict[str, dict[str, float | None]] = {s: {} for s in scorers}
     for value in HISTORY_NAMES:
         parts = [
-            (one.n, one.auc) for task in results.tasks if task.tier == "T1"
-            for one in task.slices if one.value == value
+            (one.n, one.auc)
+            for task in results.tasks
+            if task.tier == "T1"
+            for one in task.slices
+            if one.value == value
             and all(one.auc.get(s) is not None for s in scorers if s in task.scorers)
             and all(s in task.scorers for s in scorers)
         ]
@@ -71,14 +94,19 @@ def sentences(results: Results) -> list[str]:
     """Where the ranker stands, in plain words."""
     ours = results.mean_auc("ranker", "T1")
     out = []
-    for name, label in (("popularity", "popularity"), ("lightgbm", "LightGBM"),
-                        ("oracle_without_history", "the oracle that sees no history"),
-                        ("oracle", "the oracle")):
+    for name, label in (
+        ("popularity", "popularity"),
+        ("lightgbm", "LightGBM"),
+        ("oracle_without_history", "the oracle that sees no history"),
+        ("oracle", "the oracle"),
+    ):
         other = results.mean_auc(name, "T1")
         if ours is not None and other is not None:
             side = "above" if ours >= other else "below"
-            out.append(f"On T1 tasks the ranker's mean AUC of {ours:.3f} is "
-                       f"{abs(ours - other):.3f} {side} that of {label} ({other:.3f}).")
+            out.append(
+                f"On T1 tasks the ranker's mean AUC of {ours:.3f} is "
+                f"{abs(ours - other):.3f} {side} that of {label} ({other:.3f})."
+            )
     two = results.mean_auc("ranker", "T2")
     if two is not None:
         out.append(f"On T2 tasks, whose surfaces it never saw, its mean AUC is {two:.3f}.")

@@ -111,7 +111,8 @@ class Results(_Model):
         values = [
             task.scorers[scorer].auc.value
             for task in self.tasks
-            if (tier is None or task.tier == tier) and scorer in task.scorers
+            if (tier is None or task.tier == tier)
+            and scorer in task.scorers
             and task.scorers["ranker"].auc.value is not None
         ]
         known = [v for v in values if v is not None]

@@ -1,4 +1,4 @@
-"""Applies a policy to results. Same inputs, same bytes: no clock, no randomness, no order of hash."""
+"""Applies a policy to results. Same inputs, same bytes: no clock, no chance, no hash order."""
 
 from __future__ import annotations
 
@@ -100,29 +100,35 @@ def _mean_floor(rule: p.MeanFloor, results: Results) -> tuple[Outcome, str]:
 
 def _mean_lift(rule: p.MeanLift, results: Results) -> tuple[Outcome, str]:
     gaps = [
-        task.difference[rule.over].value for task in _tier(results, rule.tier)
+        task.difference[rule.over].value
+        for task in _tier(results, rule.tier)
         if rule.over in task.difference
     ]
     known = [g for g in gaps if g is not None]
     if not known:
         return Outcome.INCONCLUSIVE, f"no task has both the ranker and {rule.over}"
     mean = sum(known) / len(known)
-    text = (f"mean AUC {mean:+.4f} against {rule.over} over {len(known)} tasks, "
-            f"required {rule.at_least:+.4f}")
+    text = (
+        f"mean AUC {mean:+.4f} against {rule.over} over {len(known)} tasks, "
+        f"required {rule.at_least:+.4f}"
+    )
     return _compare(mean, rule.at_least, text)
 
 
 def _calibration(rule: p.Calibration, results: Results) -> tuple[Outcome, str]:
     values = [
-        (task.scorers["ranker"].ece, task.name) for task in _tier(results, "T1")
+        (task.scorers["ranker"].ece, task.name)
+        for task in _tier(results, "T1")
         if not task.sampled_negatives and task.scorers["ranker"].ece is not None
     ]
     if not values:
         return Outcome.INCONCLUSIVE, "no T1 task with natural negatives"
     mean = sum(v for v, _ in values if v is not None) / len(values)
     worst = max((v or 0.0, n) for v, n in values)
-    text = (f"mean ECE {mean:.4f} over {len(values)} tasks (worst {worst[0]:.4f}, {worst[1]}), "
-            f"limit {rule.at_most:.4f}")
+    text = (
+        f"mean ECE {mean:.4f} over {len(values)} tasks (worst {worst[0]:.4f}, {worst[1]}), "
+        f"limit {rule.at_most:.4f}"
+    )
     return (Outcome.PASS if mean <= rule.at_most else Outcome.FAIL), text
 
 
@@ -150,8 +156,9 @@ def _non_inferior(
 ) -> tuple[Outcome, str]:
     if champion is None:
         return Outcome.PASS, "no champion yet, nothing to fall behind"
-    theirs = {(t.name, t.version, t.horizon_weeks): t.scorers["ranker"].auc.value
-              for t in champion.tasks}
+    theirs = {
+        (t.name, t.version, t.horizon_weeks): t.scorers["ranker"].auc.value for t in champion.tasks
+    }
     gaps = []
     for task in results.tasks:
         ours = task.scorers["ranker"].auc.value

@@ -25,11 +25,12 @@ def build_decoder(
     config = mixtral_config(size, vocab_size=vocab_size, begin=begin, pad=pad)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MixtralForCausalLM._from_config(
-            config, attn_implementation="sdpa", dtype=torch.float32,
+        return MixtralForCausalLM._from_config(
+            config,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
             experts_implementation=EXPERTS_ON_CPU,
         )
-    return model
 
 
 def load_decoder(path: Path | str, *, dtype: str = "float32") -> PreTrainedModel:
@@ -46,8 +47,12 @@ def load_decoder(path: Path | str, *, dtype: str = "float32") -> PreTrainedModel
         options = {}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            str(path), trust_remote_code=False, use_safetensors=True, attn_implementation="sdpa",
-            dtype=getattr(torch, dtype), **options,
+            str(path),
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            dtype=getattr(torch, dtype),
+            **options,
         )
     except (OSError, ValueError) as error:
         msg = f"no model at {path}: {error}; give a folder with config.json and *.safetensors"

@@ -111,7 +111,9 @@ def load_balance_loss(
     return torch.stack(losses).mean()
 
 
-def router_load(router: Sequence[torch.Tensor], real_BL: torch.Tensor, *, top_k: int) -> torch.Tensor:
+def router_load(
+    router: Sequence[torch.Tensor], real_BL: torch.Tensor, *, top_k: int
+) -> torch.Tensor:
     """Share of routed tokens each expert takes, a row a layer, (layers, experts)."""
     real = real_BL.reshape(-1)
     rows = []

@@ -59,8 +59,10 @@ def validate(
         frames = {
             "members": (snapshot.read("members").to_pandas(), _members(domain)),
             "items": (snapshot.read("items").to_pandas(), _items(domain)),
-            "interactions": (_interactions_frame(snapshot, domain),
-                             _interactions(domain, train_end)),
+            "interactions": (
+                _interactions_frame(snapshot, domain),
+                _interactions(domain, train_end),
+            ),
         }
         findings: list[Finding] = []
         counts = {"run": 0, "met": 0}
@@ -87,12 +89,15 @@ def _run(context: Any, table: str, frame: pd.DataFrame, expectations: list[Any])
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(name=table, data=batch, suite=suite)
     )
-    checkpoint = context.checkpoints.add(gx.Checkpoint(
-        name=table, validation_definitions=[definition],
-        # Without values: what breaks a rule may be a member id or a person's text.
-        result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
-        actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
-    ))
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(
+            name=table,
+            validation_definitions=[definition],
+            # Without values: what breaks a rule may be a member id or a person's text.
+            result_format={"result_format": "BASIC", "partial_unexpected_count": 0},
+            actions=[gx.checkpoint.UpdateDataDocsAction(name="docs")],
+        )
+    )
     run = checkpoint.run(batch_parameters={"dataframe": frame})
     return next(iter(run.run_results.values()))
 
@@ -107,16 +112,28 @@ def _columns(columns: dict[str, Column]) -> list[Any]:
     out: list[Any] = []
     for name, column in columns.items():
         if column.required:
-            out.append(gxe.ExpectColumnValuesToNotBeNull(
-                column=name, **_meta("block", f"{name} is required")))
+            out.append(
+                gxe.ExpectColumnValuesToNotBeNull(
+                    column=name, **_meta("block", f"{name} is required")
+                )
+            )
         if column.values:
-            out.append(gxe.ExpectColumnValuesToBeInSet(
-                column=name, value_set=column.values,
-                **_meta("block", f"{name} is one of {', '.join(column.values)}")))
+            out.append(
+                gxe.ExpectColumnValuesToBeInSet(
+                    column=name,
+                    value_set=column.values,
+                    **_meta("block", f"{name} is one of {', '.join(column.values)}"),
+                )
+            )
         if column.min is not None or column.max is not None:
-            out.append(gxe.ExpectColumnValuesToBeBetween(
-                column=name, min_value=column.min, max_value=column.max,
-                **_meta("block", f"{name} lies in [{column.min}, {column.max}]")))
+            out.append(
+                gxe.ExpectColumnValuesToBeBetween(
+                    column=name,
+                    min_value=column.min,
+                    max_value=column.max,
+                    **_meta("block", f"{name} lies in [{column.min}, {column.max}]"),
+                )
+            )
     return out
 
 
@@ -127,13 +144,17 @@ def _members(domain: Domain) -> list[Any]:
         gxe.ExpectTableRowCountToBeBetween(min_value=1, **_meta("block", "there are members")),
         gxe.ExpectCompoundColumnsToBeUnique(
             column_list=["member_id", "valid_from"],
-            **_meta("block", "a member has one profile version a moment (duplicate ids)")),
+            **_meta("block", "a member has one profile version a moment (duplicate ids)"),
+        ),
         *_columns(domain.members.columns),
     ]
     if domain.regions:
-        out.append(gxe.ExpectColumnValuesToNotBeNull(
-            column=domain.regions.column,
-            **_meta("block", "the region rule needs every member's region")))
+        out.append(
+            gxe.ExpectColumnValuesToNotBeNull(
+                column=domain.regions.column,
+                **_meta("block", "the region rule needs every member's region"),
+            )
+        )
     return out
 
 
@@ -144,18 +165,28 @@ def _items(domain: Domain) -> list[Any]:
         gxe.ExpectTableRowCountToBeBetween(min_value=1, **_meta("block", "there are items")),
         gxe.ExpectCompoundColumnsToBeUnique(
             column_list=["item_id", "valid_from"],
-            **_meta("block", "an item has one version a moment (duplicate ids)")),
+            **_meta("block", "an item has one version a moment (duplicate ids)"),
+        ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="kind", value_set=list(domain.items.kinds),
-            **_meta("block", f"kind is one of {', '.join(domain.items.kinds)}")),
+            column="kind",
+            value_set=list(domain.items.kinds),
+            **_meta("block", f"kind is one of {', '.join(domain.items.kinds)}"),
+        ),
         *_columns(domain.items.columns),
     ]
     for name in domain.validation.text:
-        out.append(gxe.ExpectColumnValuesToMatchRegex(
-            column=name, regex=r"\S", **_meta("block", f"{name} is not empty text")))
-        out.append(gxe.ExpectColumnValuesToNotMatchRegexList(
-            column=name, regex_list=PII,
-            **_meta(domain.validation.pii, f"{name} holds no mail address or phone number")))
+        out.append(
+            gxe.ExpectColumnValuesToMatchRegex(
+                column=name, regex=r"\S", **_meta("block", f"{name} is not empty text")
+            )
+        )
+        out.append(
+            gxe.ExpectColumnValuesToNotMatchRegexList(
+                column=name,
+                regex_list=PII,
+                **_meta(domain.validation.pii, f"{name} holds no mail address or phone number"),
+            )
+        )
     return out
 
 
@@ -166,44 +197,80 @@ def _interactions(domain: Domain, train_end: datetime | None) -> list[Any]:
     out: list[Any] = [
         gxe.ExpectTableRowCountToBeBetween(min_value=1, **_meta("block", "there are interactions")),
         gxe.ExpectColumnValuesToBeUnique(
-            column="interaction_id", **_meta("block", "interaction ids are unique (duplicate ids)")),
+            column="interaction_id", **_meta("block", "interaction ids are unique (duplicate ids)")
+        ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="surface", value_set=list(domain.surfaces),
-            **_meta("block", f"surface is one of {', '.join(domain.surfaces)} (unknown surface)")),
+            column="surface",
+            value_set=list(domain.surfaces),
+            **_meta("block", f"surface is one of {', '.join(domain.surfaces)} (unknown surface)"),
+        ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="action", value_set=list(domain.actions),
-            **_meta("block", f"action is one of {', '.join(domain.actions)} (unknown action)")),
+            column="action",
+            value_set=list(domain.actions),
+            **_meta("block", f"action is one of {', '.join(domain.actions)} (unknown action)"),
+        ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="surface_action", value_set=pairs,
-            **_meta("block", "the action is possible on its surface")),
+            column="surface_action",
+            value_set=pairs,
+            **_meta("block", "the action is possible on its surface"),
+        ),
         gxe.ExpectColumnValuesToBeInSet(
-            column="origin", value_set=["logged", "sampled"],
-            **_meta("block", "origin is logged or sampled")),
+            column="origin",
+            value_set=["logged", "sampled"],
+            **_meta("block", "origin is logged or sampled"),
+        ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="event_at", column_B="shown_at", or_equal=True,
-            **_meta("block", "an event follows its impression")),
+            column_A="event_at",
+            column_B="shown_at",
+            or_equal=True,
+            **_meta("block", "an event follows its impression"),
+        ),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(
-            column_A="created_at", column_B="event_at", or_equal=True,
-            **_meta("block", "a row is logged after its event")),
+            column_A="created_at",
+            column_B="event_at",
+            or_equal=True,
+            **_meta("block", "a row is logged after its event"),
+        ),
     ]
     for name, surface in domain.surfaces.items():
         if surface.base_rate:
             low, high = surface.base_rate
-            out.append(gxe.ExpectColumnMeanToBeBetween(
-                column=f"acted__{name}", min_value=low, max_value=high,
-                **_meta(domain.validation.base_rate,
-                        f"base rate of {name} lies in [{low}, {high}]")))
+            out.append(
+                gxe.ExpectColumnMeanToBeBetween(
+                    column=f"acted__{name}",
+                    min_value=low,
+                    max_value=high,
+                    **_meta(
+                        domain.validation.base_rate, f"base rate of {name} lies in [{low}, {high}]"
+                    ),
+                )
+            )
     if domain.validation.freshness and train_end:
         oldest = pd.Timestamp(train_end - domain.validation.freshness)
-        out.append(gxe.ExpectColumnMaxToBeBetween(
-            column="event_day", min_value=oldest.timestamp() / 86_400,
-            **_meta("warn", f"newest event is at most {domain.validation.freshness} before "
-                    "train_end (freshness)")))
+        out.append(
+            gxe.ExpectColumnMaxToBeBetween(
+                column="event_day",
+                min_value=oldest.timestamp() / 86_400,
+                **_meta(
+                    "warn",
+                    f"newest event is at most {domain.validation.freshness} before "
+                    "train_end (freshness)",
+                ),
+            )
+        )
     return out
 
 
 def _interactions_frame(snapshot: Snapshot, domain: Domain) -> pd.DataFrame:
-    columns = ["interaction_id", "surface", "action", "origin", "shown_at", "event_at", "created_at"]
+    columns = [
+        "interaction_id",
+        "surface",
+        "action",
+        "origin",
+        "shown_at",
+        "event_at",
+        "created_at",
+    ]
     table = snapshot.read("interactions", columns=columns)
     frame = table.to_pandas(strings_to_categorical=False)
     frame["surface_action"] = frame["surface"] + ":" + frame["action"]
@@ -225,7 +292,8 @@ def _finding(table: str, result: Any) -> Finding:
     outcome = result.result or {}
     parts = [
         f"{outcome['unexpected_count']} of {outcome.get('element_count', '?')} rows"
-        if "unexpected_count" in outcome else "",
+        if "unexpected_count" in outcome
+        else "",
         f"observed {outcome['observed_value']}" if "observed_value" in outcome else "",
     ]
     if result.exception_info and result.exception_info.get("raised_exception"):
@@ -246,7 +314,8 @@ def _copy_docs(root: Path, docs: Path) -> None:
     shutil.copytree(site, docs)
     outside = re.compile(
         r"<(script|link|img)\b[^>]*?(?:src|href)=[\"'](?:https?:)?//[^\"']*[\"'][^>]*?>"
-        r"(?:\s*</script>)?", re.IGNORECASE | re.DOTALL,
+        r"(?:\s*</script>)?",
+        re.IGNORECASE | re.DOTALL,
     )
     for page in docs.rglob("*.html"):
         page.write_text(outside.sub("", page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 ONE_MICROSECOND = timedelta(microseconds=1)
-_LOG_COLUMNS = [f.name for f in interactions_schema()
-                if f.name not in ("member_id", "event_at", "created_at")]
+_LOG_COLUMNS = [
+    f.name for f in interactions_schema() if f.name not in ("member_id", "event_at", "created_at")
+]
 
 
 def feature_repo() -> Path:
@@ -60,7 +61,12 @@ class FeastStore:
     """One domain's features in one environment."""
 
     def __init__(
-        self, data: Path, *, domain: Domain, domain_path: str, env: str = "local",
+        self,
+        data: Path,
+        *,
+        domain: Domain,
+        domain_path: str,
+        env: str = "local",
         state: Path | None = None,
     ) -> None:
         """Open the store of an environment.
@@ -96,7 +102,7 @@ class FeastStore:
         return self._store
 
     def prepare(self, snapshot: Snapshot, *, now: datetime) -> None:
-        """Write what the file sources read: profiles, items, the log by month, histories at `now`."""
+        """Write what the file sources read: profiles, items, the log by month, histories."""
         (self.data / "interactions").mkdir(parents=True, exist_ok=True)
         pq.write_table(snapshot.read("members"), self.data / "members.parquet")
         items = snapshot.read("items")
@@ -120,7 +126,9 @@ class FeastStore:
         start = datetime(1990, 1, 1, tzinfo=UTC)
         for view in ("member_profile", "item_features", "recent_history"):
             self.store.materialize(
-                start_date=start, end_date=until + ONE_MICROSECOND, feature_views=[view],
+                start_date=start,
+                end_date=until + ONE_MICROSECOND,
+                feature_views=[view],
                 disable_event_timestamp=False,
             )
 
@@ -149,7 +157,9 @@ class FeastStore:
         table = job.to_arrow()
         columns = [table.column(f.name).cast(f.type) for f in interactions_schema()]
         table = pa.Table.from_arrays(columns, schema=interactions_schema())
-        return table.sort_by([(c, "ascending") for c in ("member_id", "event_at", "interaction_id")])
+        return table.sort_by(
+            [(c, "ascending") for c in ("member_id", "event_at", "interaction_id")]
+        )
 
     def profiles_at(self, members: Sequence[str], moments: np.ndarray) -> pd.DataFrame:
         """Profile of each member as it was strictly before each moment, rows in the given order.
@@ -161,12 +171,15 @@ class FeastStore:
             members: Member ids, one a row.
             moments: Microseconds since the epoch, one a row.
         """
-        asked = pd.DataFrame({
-            "member_id": list(members),
-            "event_timestamp": pd.to_datetime(moments - 1, unit="us", utc=True).astype(
-                "datetime64[us, UTC]"),
-            "row": np.arange(len(members)),
-        })
+        asked = pd.DataFrame(
+            {
+                "member_id": list(members),
+                "event_timestamp": pd.to_datetime(moments - 1, unit="us", utc=True).astype(
+                    "datetime64[us, UTC]"
+                ),
+                "row": np.arange(len(members)),
+            }
+        )
         names = [f"member_profile:{column}" for column in self.domain.members.columns]
         job = self.store.get_historical_features(entity_df=asked, features=names)
         return job.to_df().sort_values("row", ignore_index=True).drop(columns=["event_timestamp"])
@@ -181,7 +194,8 @@ class FeastStore:
         wanted = sorted({i for ids in rows["item_ids"] for i in ids or []})
         items = self.online_items(wanted)
         return {
-            member: _evidence(rows, index, items, verbalizer) for index, member in enumerate(members)
+            member: _evidence(rows, index, items, verbalizer)
+            for index, member in enumerate(members)
         }
 
     def online_items(self, ids: Sequence[str]) -> ItemBook:
@@ -195,7 +209,8 @@ class FeastStore:
         told = [
             {name: values[i] for name, values in rows.items()}
             | {"created_at": rows["first_seen"][i], "valid_from": rows["first_seen"][i]}
-            for i in range(len(ids)) if rows["first_seen"][i] is not None
+            for i in range(len(ids))
+            if rows["first_seen"][i] is not None
         ]
         return item_book(told, Verbalizer(self.domain))
 
@@ -206,22 +221,34 @@ class FeastStore:
         known = pa.scalar(now, pa.timestamp("us", tz="UTC"))
         for shard in range(snapshot.shards):
             table = snapshot.read("interactions", shards=[shard])
-            table = table.filter(pc.and_(pc.less(table.column("event_at"), known),
-                                         pc.less_equal(table.column("created_at"), known)))
+            table = table.filter(
+                pc.and_(
+                    pc.less(table.column("event_at"), known),
+                    pc.less_equal(table.column("created_at"), known),
+                )
+            )
             members = snapshot.read("members", shards=[shard]).to_pylist()
             parts += history_rows(table, members, self.domain, now=now, lag=lag)
-        schema = pa.schema([
-            ("member_id", pa.string()), ("as_of", pa.timestamp("us", tz="UTC")),
-            *((n, pa.list_(pa.string())) for n in ("item_ids", "surfaces", "actions")),
-            *((n, pa.list_(pa.int64())) for n in ("shown_at", "event_at", "logged_at")),
-            ("profile_from", pa.list_(pa.int64())), ("profiles", pa.list_(pa.string())),
-        ])
+        schema = pa.schema(
+            [
+                ("member_id", pa.string()),
+                ("as_of", pa.timestamp("us", tz="UTC")),
+                *((n, pa.list_(pa.string())) for n in ("item_ids", "surfaces", "actions")),
+                *((n, pa.list_(pa.int64())) for n in ("shown_at", "event_at", "logged_at")),
+                ("profile_from", pa.list_(pa.int64())),
+                ("profiles", pa.list_(pa.string())),
+            ]
+        )
         return pa.Table.from_pylist(parts, schema=schema)
 
 
 def history_rows(
-    interactions: pa.Table, members: list[dict[str, Any]], domain: Domain, *,
-    now: datetime, lag: timedelta,
+    interactions: pa.Table,
+    members: list[dict[str, Any]],
+    domain: Domain,
+    *,
+    now: datetime,
+    lag: timedelta,
 ) -> list[dict[str, Any]]:
     """Rows of the `recent_history` view for members whose known interactions are given.
 
@@ -248,17 +275,20 @@ def history_rows(
             events = timelines.events_E[timelines.offsets[m] : timelines.offsets[m + 1]]
             old = int((log.known_at[events] < limit).sum())
             events = events[max(0, old - domain.history.max_events - 1) :]
-        rows.append({
-            "member_id": member, "as_of": now,
-            "item_ids": log.item_ids[log.item[events]].tolist(),
-            "surfaces": [log.surfaces[s] for s in log.surface[events]],
-            "actions": [log.actions[a] for a in log.action[events]],
-            "shown_at": log.shown_at[events].tolist(),
-            "event_at": log.event_at[events].tolist(),
-            "logged_at": log.created_at[events].tolist(),
-            "profile_from": [at for at, _ in versions],
-            "profiles": [text for _, text in versions],
-        })
+        rows.append(
+            {
+                "member_id": member,
+                "as_of": now,
+                "item_ids": log.item_ids[log.item[events]].tolist(),
+                "surfaces": [log.surfaces[s] for s in log.surface[events]],
+                "actions": [log.actions[a] for a in log.action[events]],
+                "shown_at": log.shown_at[events].tolist(),
+                "event_at": log.event_at[events].tolist(),
+                "logged_at": log.created_at[events].tolist(),
+                "profile_from": [at for at, _ in versions],
+                "profiles": [text for _, text in versions],
+            }
+        )
     return rows
 
 
@@ -270,11 +300,14 @@ def _evidence(
     values = [rows[name][index] or [] for name in columns]
     for item, surface, action, shown, event, logged in zip(*values, strict=True):
         told = items.at(item, shown)
-        past.append(Past(known_rank(event, logged), shown, surface, action, told.text, told.created))
+        past.append(
+            Past(known_rank(event, logged), shown, surface, action, told.text, told.created)
+        )
     versions = [
         json.loads(text) | {"member_id": "", "valid_from": at}
-        for at, text in zip(rows["profile_from"][index] or [], rows["profiles"][index] or [],
-                            strict=True)
+        for at, text in zip(
+            rows["profile_from"][index] or [], rows["profiles"][index] or [], strict=True
+        )
     ]
     return merge(past, profile_versions(versions, verbalizer).get("", []))
 

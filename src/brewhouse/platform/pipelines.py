@@ -59,9 +59,7 @@ class LocalRun:
         return self.out / "pipeline.log"
 
 
-def run_local(
-    name: str, arguments: dict[str, Any], run: LocalRun, *, marker: str, tell: Callable[[str], None]
-) -> None:
+def run_local(name: str, arguments: dict[str, Any], run: LocalRun, *, marker: str) -> None:
     """Run a pipeline with kfp.local: one subprocess a step, finished steps cached.
 
     A run that was stopped at any step goes on from the last finished one when started again with
@@ -71,8 +69,7 @@ def run_local(
         name: Pipeline.
         arguments: Its arguments.
         run: Where files go; the cache key stands for the version of the code.
-        marker: Prefix of lines that are progress for people.
-        tell: Gets those lines.
+        marker: Prefix of lines that are progress for people; they go to stderr.
 
     Raises:
         BrewhouseError: The error a step raised, under its own class and exit code.
@@ -88,12 +85,17 @@ def run_local(
         os.environ["PATH"] = path + os.pathsep + os.environ.get("PATH", "")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     local.init(
-        runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(run.out / "artifacts"),
-        raise_on_error=True, enable_caching=True, cache_root=str(run.out / "cache" / run.cache_key),
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(run.out / "artifacts"),
+        raise_on_error=True,
+        enable_caching=True,
+        cache_root=str(run.out / "cache" / run.cache_key),
     )
+    # Steps write to stdout and stderr alike; what people should see goes to the real stderr.
+    people = sys.stderr
     with run.log.open("a", encoding="utf-8") as log:
         began = log.tell()
-        tee = _Tee(log, marker, tell)
+        tee = _Tee(log, marker, lambda line: print(line, file=people, flush=True))
         try:
             with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee):
                 pipeline(**arguments)
@@ -138,8 +140,11 @@ def _cause(log: Path, began: int, fallback: str) -> BrewhouseError:
             kind = getattr(errors, found.group(1), PipelineError)
             rest = []
             for line in lines[index + 1 :]:
-                if not line.strip() or line.lstrip().startswith(("Task ", "Traceback")) \
-                        or re.match(r"^\S*\d\d:\d\d", line.strip()):
+                if (
+                    not line.strip()
+                    or line.lstrip().startswith(("Task ", "Traceback"))
+                    or re.match(r"^\S*\d\d:\d\d", line.strip())
+                ):
                     break
                 rest.append("  " + line.strip())
             error: BrewhouseError = kind("\n".join([found.group(2), *rest]))
@@ -172,6 +177,9 @@ def submit(
         if not page:
             break
     started = client.create_run_from_pipeline_func(
-        load_pipeline(name), arguments=arguments, run_name=run_name, experiment_name=experiment,
+        load_pipeline(name),
+        arguments=arguments,
+        run_name=run_name,
+        experiment_name=experiment,
     )
     return str(started.run_id)

@@ -53,7 +53,8 @@ class Tracker:
             self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
             self.experiment_id = (
-                found.experiment_id if found
+                found.experiment_id
+                if found
                 else self.client.create_experiment(experiment, artifact_location=artifacts)
             )
         except MlflowException as error:
@@ -105,11 +106,19 @@ class Tracker:
         wanted = tags.get("brewhouse.results")
         for version in self.client.search_model_versions(f"name = '{name}'"):
             if wanted and version.tags.get("brewhouse.results") == wanted:
-                return Registered(name=name, version=str(version.version), run_id=version.run_id,
-                                  state=State(version.tags[STATE_TAG]))
+                return Registered(
+                    name=name,
+                    version=str(version.version),
+                    run_id=version.run_id,
+                    state=State(version.tags[STATE_TAG]),
+                )
         created = self.client.create_model_version(
-            name, source=str(source), run_id=run_id, description=description,
+            name,
+            source=str(source),
+            run_id=run_id,
+            description=description,
             tags={**tags, STATE_TAG: State.PENDING_APPROVAL.value},
         )
-        return Registered(name=name, version=str(created.version), run_id=run_id,
-                          state=State.PENDING_APPROVAL)
+        return Registered(
+            name=name, version=str(created.version), run_id=run_id, state=State.PENDING_APPROVAL
+        )

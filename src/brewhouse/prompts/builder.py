@@ -10,7 +10,7 @@ import numpy as np
 from brewhouse.data.timelines import Timelines
 from brewhouse.domains.spec import Domain
 from brewhouse.prompts.evidence import ItemBook, Past, Version, known_rank, merge
-from brewhouse.prompts.questions import QuestionBook, build_questions
+from brewhouse.prompts.questions import build_questions
 from brewhouse.prompts.stream import Candidate, StreamLayout, Target
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.tree import PromptTree, TokenTree, tokenize_tree
@@ -75,14 +75,21 @@ class TreeBuilder:
                 )
                 candidates = [c for q in group for c in self._candidates(timelines, int(q))]
                 yield self.layout.request(
-                    _id(timelines, member), evidence, candidates,
+                    _id(timelines, member),
+                    evidence,
+                    candidates,
                     request_at=int(timelines.request_at_Q[group[0]]),
                     moment=int(timelines.moment_Q[group[0]]),
                 )
 
     def _evidence(
-        self, timelines: Timelines, member: int, *,
-        known_by: int | None = None, upto: int | None = None, newest: int | None = None,
+        self,
+        timelines: Timelines,
+        member: int,
+        *,
+        known_by: int | None = None,
+        upto: int | None = None,
+        newest: int | None = None,
     ) -> list[Past | Version]:
         log = timelines.log
         start, end = timelines.offsets[member], timelines.offsets[member + 1]
@@ -97,8 +104,16 @@ class TreeBuilder:
             if known_by is not None and rank >= 2 * known_by:
                 continue
             item = self.items.at(log.item_ids[log.item[row]], shown)
-            past.append(Past(rank, shown, log.surfaces[log.surface[row]],
-                             log.actions[log.action[row]], item.text, item.created))
+            past.append(
+                Past(
+                    rank,
+                    shown,
+                    log.surfaces[log.surface[row]],
+                    log.actions[log.action[row]],
+                    item.text,
+                    item.created,
+                )
+            )
         versions = self.versions.get(_id(timelines, member), [])
         if known_by is not None:
             versions = [v for v in versions if v.rank < 2 * known_by]

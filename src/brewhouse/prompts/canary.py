@@ -46,8 +46,12 @@ def plant(log: Log, *, positive: np.ndarray, action: int) -> Log:
         surface=grown(log.surface, log.surface[rows]),
         action=grown(log.action, np.full(len(rows), action)),
         # Session-mates for the second kind, sessions of their own for the others.
-        session=grown(log.session, np.where(
-            kind == 1, log.session[rows], log.session.max(initial=0) + 1 + np.arange(len(rows)))),
+        session=grown(
+            log.session,
+            np.where(
+                kind == 1, log.session[rows], log.session.max(initial=0) + 1 + np.arange(len(rows))
+            ),
+        ),
         shown_at=grown(log.shown_at, event),
         event_at=grown(log.event_at, event),
         created_at=grown(log.created_at, created),

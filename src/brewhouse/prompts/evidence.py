@@ -85,14 +85,12 @@ def item_book(items: pa.Table | Iterable[Mapping[str, Any]], verbalizer: Verbali
 def profile_versions(
     members: pa.Table | Iterable[Mapping[str, Any]], verbalizer: Verbalizer
 ) -> dict[str, list[Version]]:
-    """Tell every profile version once, oldest first; versions that tell nothing new are left out."""
+    """Tell every profile version once, oldest first; those that tell nothing new are left out."""
     rows = members.to_pylist() if isinstance(members, pa.Table) else members
     versions: dict[str, list[Version]] = {}
     for row in sorted(rows, key=lambda r: (r["member_id"], r["valid_from"])):
         at = micros(row["valid_from"])
-        version = Version(
-            known_rank(at, at), at, verbalizer.profile(row), verbalizer.update(row)
-        )
+        version = Version(known_rank(at, at), at, verbalizer.profile(row), verbalizer.update(row))
         mine = versions.setdefault(row["member_id"], [])
         if not mine or mine[-1].profile != version.profile:
             mine.append(version)
@@ -109,10 +107,12 @@ def micros(value: Any) -> int:
 
 
 def merge(past: Sequence[Past], versions: Sequence[Version]) -> list[Past | Version]:
-    """Order interactions and profile changes by becoming known; at a tie the interaction is first."""
-    tagged = [(p.rank, 0, i, p) for i, p in enumerate(past)]
-    changes = [(v.rank, 1, i, v) for i, v in enumerate(versions)]
-    return [entry[3] for entry in sorted(tagged + changes, key=lambda e: e[:3])]
+    """Order interactions and profile changes by becoming known; at a tie interactions first."""
+    tagged: list[tuple[int, int, int, Past | Version]] = [
+        *((p.rank, 0, i, p) for i, p in enumerate(past)),
+        *((v.rank, 1, i, v) for i, v in enumerate(versions)),
+    ]
+    return [entry[3] for entry in sorted(tagged, key=lambda e: e[:3])]
 
 
 def known_before(evidence: Sequence[Past | Version], moment: int) -> int:

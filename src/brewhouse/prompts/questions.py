@@ -19,7 +19,7 @@ class Question:
     """One question and its closed set of answers.
 
     Tasks of a surface that name no words of their own share one question, answered by the surface's
-    action words: the leaf reads like the history, and every task reads its own split of the answers.
+    action words: a leaf reads like the history, and every task reads its own split of the answers.
 
     Attributes:
         surface: Where the item is shown.
@@ -138,15 +138,18 @@ def answer_tokens(
         for word in question.answers:
             ids = encode(markup.answer(word))
             if not len(ids):
-                msg = f"question on {question.surface}: answer '{word}' has no tokens; choose a word"
+                msg = (
+                    f"question on {question.surface}: answer '{word}' has no tokens; choose a word"
+                )
                 raise PromptError(msg)
             first = int(ids[0])
             if first in firsts:
-                readers = [r.task for r in book.readings.values()
-                           if book.questions[r.question] is question]
+                readers = [
+                    r.task for r in book.readings.values() if book.questions[r.question] is question
+                ]
                 msg = (
-                    f"task {', '.join(readers)}: answers '{firsts[first]}' and '{word}' share their "
-                    f"first token {first}; choose words that differ in the first token"
+                    f"task {', '.join(readers)}: answers '{firsts[first]}' and '{word}' share "
+                    f"their first token {first}; choose words that differ in the first token"
                 )
                 raise PromptError(msg)
             firsts[first] = word

@@ -11,17 +11,19 @@ import pyarrow.parquet as pq
 
 from brewhouse.prompts.tree import TokenTree
 
-_SCHEMA = pa.schema([
-    ("member", pa.string()),
-    ("tokens", pa.list_(pa.int32())),
-    ("trunk", pa.int32()),
-    ("leaf_start", pa.list_(pa.int32())),
-    ("branch", pa.list_(pa.int32())),
-    ("question", pa.list_(pa.int16())),
-    ("label", pa.list_(pa.int16())),
-    ("weight", pa.list_(pa.float32())),
-    ("row", pa.list_(pa.string())),
-])
+_SCHEMA = pa.schema(
+    [
+        ("member", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("trunk", pa.int32()),
+        ("leaf_start", pa.list_(pa.int32())),
+        ("branch", pa.list_(pa.int32())),
+        ("question", pa.list_(pa.int16())),
+        ("label", pa.list_(pa.int16())),
+        ("weight", pa.list_(pa.float32())),
+        ("row", pa.list_(pa.string())),
+    ]
+)
 
 
 def write_trees(path: Path, trees: Iterable[TokenTree], *, batch: int = 2_000) -> dict[str, int]:
@@ -31,12 +33,19 @@ def write_trees(path: Path, trees: Iterable[TokenTree], *, batch: int = 2_000) -
     path.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for tree in trees:
-            rows.append({
-                "member": tree.member, "tokens": tree.tokens_T, "trunk": tree.trunk,
-                "leaf_start": tree.leaf_start_N, "branch": tree.branch_N,
-                "question": tree.question_N, "label": tree.label_N, "weight": tree.weight_N,
-                "row": list(tree.row_N),
-            })
+            rows.append(
+                {
+                    "member": tree.member,
+                    "tokens": tree.tokens_T,
+                    "trunk": tree.trunk,
+                    "leaf_start": tree.leaf_start_N,
+                    "branch": tree.branch_N,
+                    "question": tree.question_N,
+                    "label": tree.label_N,
+                    "weight": tree.weight_N,
+                    "row": list(tree.row_N),
+                }
+            )
             counts["trees"] += 1
             counts["leaves"] += len(tree.row_N)
             counts["tokens"] += len(tree)
@@ -63,13 +72,17 @@ def trees_of(table: pa.Table) -> Iterator[TokenTree]:
     members, trunks = table.column("member").to_pylist(), table.column("trunk").to_numpy()
     rows = table.column("row").to_pylist()
     for i in range(table.num_rows):
-        part = {name: values[offsets[i] : offsets[i + 1]]
-                for name, (offsets, values) in lists.items()}
+        part = {
+            name: values[offsets[i] : offsets[i + 1]] for name, (offsets, values) in lists.items()
+        }
         yield TokenTree(
-            member=members[i], tokens_T=part["tokens"], trunk=int(trunks[i]),
+            member=members[i],
+            tokens_T=part["tokens"],
+            trunk=int(trunks[i]),
             leaf_start_N=part["leaf_start"].astype(np.int64),
             branch_N=part["branch"].astype(np.int64),
             question_N=part["question"].astype(np.int64),
             label_N=part["label"].astype(np.int64),
-            weight_N=part["weight"], row_N=tuple(rows[i]),
+            weight_N=part["weight"],
+            row_N=tuple(rows[i]),
         )

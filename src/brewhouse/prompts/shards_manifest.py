@@ -78,7 +78,9 @@ class ShardsManifest:
             Question(**{**q, "answers": tuple(q["answers"])}) for q in value.pop("questions")
         )
         readings = {
-            name: Reading(**{**r, "positive": tuple(r["positive"]), "negative": tuple(r["negative"])})
+            name: Reading(
+                **{**r, "positive": tuple(r["positive"]), "negative": tuple(r["negative"])}
+            )
             for name, r in value.pop("readings").items()
         }
         return cls(**value, book=QuestionBook(questions=questions, readings=readings))
@@ -105,11 +107,15 @@ def prove_tiers(manifest: ShardsManifest, tasks: Iterable[Task]) -> list[str]:
     trained = set(manifest.tasks)
     for task in tasks:
         if task.tier == "T1":
-            proofs.append(f"{task.name}: T1, newest evidence {manifest.last_known} < train_end {end},"
-                          f" tests begin {gap} days later")
+            proofs.append(
+                f"{task.name}: T1, newest evidence {manifest.last_known} < train_end {end},"
+                f" tests begin {gap} days later"
+            )
             continue
         if task.surface in manifest.surfaces:
-            msg = f"task {task.name} is T2 but surface '{task.surface}' occurs in the training shards"
+            msg = (
+                f"task {task.name} is T2 but surface '{task.surface}' occurs in the training shards"
+            )
             raise LeakError(msg)
         if any(key.split("@")[0] == task.name for key in trained):
             msg = f"task {task.name} is T2 but is listed among the trained tasks of the manifest"

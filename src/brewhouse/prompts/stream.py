@@ -77,7 +77,8 @@ class StreamLayout:
         known = evidence[: known_before(evidence, moment)]
         root, steps, last_at = self._newest(known)
         leaves = tuple(
-            self._leaf(candidate, request_at, last_at, branch=len(steps)) for candidate in candidates
+            self._leaf(candidate, request_at, last_at, branch=len(steps))
+            for candidate in candidates
         )
         return PromptTree(member=member, root=root, steps=steps, leaves=leaves)
 
@@ -101,8 +102,11 @@ class StreamLayout:
             leaves = []
             while done < len(queue) and branches[done] <= end:
                 branch = max(0, branches[done] - start - skipped)
-                leaves.append(self._leaf(queue[done].candidate, queue[done].request_at,
-                                         times[branch], branch=branch))
+                leaves.append(
+                    self._leaf(
+                        queue[done].candidate, queue[done].request_at, times[branch], branch=branch
+                    )
+                )
                 done += 1
             yield PromptTree(member=member, root=root, steps=steps, leaves=tuple(leaves))
             start += max(1, (end - start) // 2)
@@ -145,7 +149,9 @@ class StreamLayout:
         root = sum(map(self.length, self._root(None)))
         tokens = told.tokens[start] + self.domain.history.max_tokens - root
         by_tokens = bisect_right(told.tokens, tokens) - 1
-        by_events = bisect_right(told.events, told.events[start] + self.domain.history.max_events) - 1
+        by_events = (
+            bisect_right(told.events, told.events[start] + self.domain.history.max_events) - 1
+        )
         return min(max(start + 1, min(by_tokens, by_events)), len(told.evidence))
 
     def _newest(

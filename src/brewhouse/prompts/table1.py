@@ -85,6 +85,9 @@ class Table1Layout:
             label=candidate.label,
             weight=candidate.weight,
             branch=branch,
-            segments=(mark(f"\nQuestion: {question} ["), data(candidate.item.text),
-                      mark("]\nAnswer:")),
+            segments=(
+                mark(f"\nQuestion: {question} ["),
+                data(candidate.item.text),
+                mark("]\nAnswer:"),
+            ),
         )

@@ -107,8 +107,9 @@ def train_tokenizer(
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    special = [AddedToken(m, normalized=False, special=True)
-               for m in dict.fromkeys([PAD, BEGIN, *marks])]
+    special = [
+        AddedToken(m, normalized=False, special=True) for m in dict.fromkeys([PAD, BEGIN, *marks])
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=max(vocab_size, 256 + len(special)),
         special_tokens=special,

@@ -117,9 +117,7 @@ class TokenTree:
     def positions_T(self) -> np.ndarray:
         """Rotary positions: those of a leaf continue from its branch point."""
         positions = np.arange(len(self.tokens_T))
-        shift = np.repeat(
-            self.branch_N - self.leaf_start_N, self.leaf_end_N - self.leaf_start_N
-        )
+        shift = np.repeat(self.branch_N - self.leaf_start_N, self.leaf_end_N - self.leaf_start_N)
         positions[self.trunk :] += shift
         return positions
 

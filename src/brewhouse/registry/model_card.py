@@ -34,8 +34,9 @@ def model_card(results: Results, verdict: Verdict, *, training: dict[str, Any]) 
         auc = task.scorers["ranker"].auc
         shown = "n/a" if auc.value is None else f"{auc.value:.3f}"
         band = "n/a" if auc.low is None or auc.high is None else f"{auc.low:.3f} to {auc.high:.3f}"
-        lines.append(f"| {task.name} | {task.tier} | {task.n} | {task.base_rate:.3f} | {shown} "
-                     f"| {band} |")
+        lines.append(
+            f"| {task.name} | {task.tier} | {task.n} | {task.base_rate:.3f} | {shown} | {band} |"
+        )
     lines += ["", f"## Gate: {verdict.outcome}", ""]
     lines += [f"- {rule.outcome}: {rule.reason}" for rule in verdict.rules]
     lines += ["", "## Limits", "", *(f"- {note}" for note in results.notes)]

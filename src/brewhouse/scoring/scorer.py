@@ -99,13 +99,13 @@ class Scorer:
 
 
 def parity(scorer: Scorer, trees: Iterable[TokenTree]) -> float:
-    """Largest difference between a leaf's logits in its tree and as an ordinary prompt of its own."""
+    """Largest difference between a leaf's logits in its tree and as a prompt of its own."""
     worst = 0.0
     for tree in trees:
         together = scorer.score([tree]).logits_NA
-        alone = np.concatenate([
-            scorer.score([tree.single(leaf)]).logits_NA for leaf in range(len(tree.row_N))
-        ])
+        alone = np.concatenate(
+            [scorer.score([tree.single(leaf)]).logits_NA for leaf in range(len(tree.row_N))]
+        )
         finite = np.isfinite(together)
         worst = max(worst, float(np.abs(together[finite] - alone[finite]).max(initial=0.0)))
     return worst

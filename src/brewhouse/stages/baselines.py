@@ -44,7 +44,13 @@ class Rows:
 
 
 def run(
-    *, domain: str, snapshot: Path, features: Path, shards: Path, baselines_out: Path, seed: int = 0,
+    *,
+    domain: str,
+    snapshot: Path,
+    features: Path,
+    shards: Path,
+    baselines_out: Path,
+    seed: int = 0,
     publish_to: str = "",
 ) -> dict[str, Any]:
     """Train and score all baselines.
@@ -57,15 +63,17 @@ def run(
     """
     spec = load_domain(domain).domain
     manifest = ShardsManifest.read(shards)
-    suite = load_suite(load_domain(domain)).select([r for r in manifest.book.readings])
+    suite = load_suite(load_domain(domain)).select(list(manifest.book.readings))
     cut = Snapshot.open(snapshot)
     with tempfile.TemporaryDirectory(prefix="brewhouse-feast-") as scratch:
         store = FeastStore(features, domain=spec, domain_path=domain, state=Path(scratch))
         store.apply()
         rows = _rows(spec, store, cut, manifest, shards)
         builder = _features(spec, store, cut, manifest, rows, seed)
-    tell(f"baselines: {len(rows.train):,} training rows, {len(rows.test):,} test rows, "
-         f"{builder.shared().values_QF.shape[1]} shared features")
+    tell(
+        f"baselines: {len(rows.train):,} training rows, {len(rows.test):,} test rows, "
+        f"{builder.shared().values_QF.shape[1]} shared features"
+    )
     scores, record = [], {}
     for number, task in enumerate(suite.tasks):
         table, record[task.name] = _one_task(task, builder, rows, seed)
@@ -88,17 +96,23 @@ def _rows(
     split = make_split(spec, str(manifest.split["train_end"]))
     first, end = split.train.micros
     tested = pq.read_table(shards / ROWS, columns=["row"]).column("row")
-    is_test = pc.is_in(pa.array(log.interaction_id.tolist(), pa.string()),
-                       value_set=tested.combine_chunks()).to_numpy(zero_copy_only=False)
+    is_test = pc.is_in(
+        pa.array(log.interaction_id.tolist(), pa.string()), value_set=tested.combine_chunks()
+    ).to_numpy(zero_copy_only=False)
     asked = np.isin(np.array(log.surfaces), [q.surface for q in manifest.book.questions])
     is_train = (log.shown_at >= first) & (log.known_at < end) & asked[log.surface]
     targets = np.flatnonzero(is_train | is_test)
     timelines = build_timelines(
-        log, history_surfaces=[n for n, s in spec.surfaces.items() if s.history], targets=targets,
+        log,
+        history_surfaces=[n for n, s in spec.surfaces.items() if s.history],
+        targets=targets,
         lag_micros=int(spec.history.lag.total_seconds() * 1e6),
     )
-    return Rows(timelines=timelines, train=np.flatnonzero(is_train[targets]),
-                test=np.flatnonzero(is_test[targets]))
+    return Rows(
+        timelines=timelines,
+        train=np.flatnonzero(is_train[targets]),
+        test=np.flatnonzero(is_test[targets]),
+    )
 
 
 def _features(
@@ -107,7 +121,9 @@ def _features(
     t, verbalizer = rows.timelines, Verbalizer(spec)
     members = t.log.member_ids[t.log.member[t.targets_Q]]
     profiles = store.profiles_at(members.tolist(), t.moment_Q)
-    told = [verbalizer.profile(r) for r in profiles.to_dict("records")]
+    told = [
+        verbalizer.profile({str(k): v for k, v in r.items()}) for r in profiles.to_dict("records")
+    ]
     items = _first_versions(cut.read("items"), t.log)
     texts = [verbalizer.item(r) for r in items.to_pylist()]
     end = to_micros(datetime.fromisoformat(str(manifest.split["train_end"])))
@@ -117,8 +133,10 @@ def _features(
 def _first_versions(items: pa.Table, log: Log) -> pa.Table:
     """First version of each item of the log, in the order of its codes."""
     items = items.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
-    at = pc.index_in(pa.array(log.item_ids.tolist(), pa.string()),
-                     value_set=items.column("item_id").combine_chunks())
+    at = pc.index_in(
+        pa.array(log.item_ids.tolist(), pa.string()),
+        value_set=items.column("item_id").combine_chunks(),
+    )
     return items.take(at)
 
 
@@ -140,21 +158,36 @@ def _one_task(
     found = {"popularity": popularity(builder, on_surface, train, test)} if len(test) else {}
     boosted = None
     if len(test):
-        boosted = lightgbm(builder.shared(), builder.for_task(task.positive),
-                           yes[targets].astype(np.float64), rows.timelines.request_at_Q,
-                           train, test, seed=seed)
+        boosted = lightgbm(
+            builder.shared(),
+            builder.for_task(task.positive),
+            yes[targets].astype(np.float64),
+            rows.timelines.request_at_Q,
+            train,
+            test,
+            seed=seed,
+        )
     if boosted:
         found["lightgbm"] = boosted
     parts = [
-        pa.table({
-            "task": pa.array([task.name] * len(test)), "scorer": pa.array([name] * len(test)),
-            "row": pa.array(log.interaction_id[targets[test]].tolist(), pa.string()),
-            "log_odds": pa.array(scores.log_odds),
-        })
+        pa.table(
+            {
+                "task": pa.array([task.name] * len(test)),
+                "scorer": pa.array([name] * len(test)),
+                "row": pa.array(log.interaction_id[targets[test]].tolist(), pa.string()),
+                "log_odds": pa.array(scores.log_odds),
+            }
+        )
         for name, scores in found.items()
     ]
-    schema = pa.schema([("task", pa.string()), ("scorer", pa.string()), ("row", pa.string()),
-                        ("log_odds", pa.float32())])
+    schema = pa.schema(
+        [
+            ("task", pa.string()),
+            ("scorer", pa.string()),
+            ("row", pa.string()),
+            ("log_odds", pa.float32()),
+        ]
+    )
     record: dict[str, Any] = {name: scores.record for name, scores in found.items()}
     if "lightgbm" not in record:
         record["lightgbm"] = {"skipped": "training rows hold one class or none"}

@@ -14,7 +14,6 @@ from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError
 from brewhouse.files import digest_tree, read_json, write_json
 
-
 TOLD = "brewhouse: "
 """Marks progress lines, so that a runner can tell them from a library's chatter."""
 
@@ -27,10 +26,14 @@ def tell(line: str) -> None:
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """Version and digest of the installed package: what a result depends on besides its inputs."""
-    return f"{brewhouse.__version__}+{digest_tree(Path(__file__).parents[1], pattern='**/*.py')[:12]}"
+    return (
+        f"{brewhouse.__version__}+{digest_tree(Path(__file__).parents[1], pattern='**/*.py')[:12]}"
+    )
 
 
-def make_split(domain: Domain, train_end: str, *, last_event: datetime | None = None) -> TemporalSplit:
+def make_split(
+    domain: Domain, train_end: str, *, last_event: datetime | None = None
+) -> TemporalSplit:
     """The split of a run from the domain's defaults.
 
     Args:
@@ -54,20 +57,25 @@ def make_split(domain: Domain, train_end: str, *, last_event: datetime | None = 
         msg = f"domain {domain.name} has no default train_end; pass --train-end YYYY-MM-DD"
         raise ConfigError(msg)
     return TemporalSplit(
-        train_start=end - timedelta(days=d.train_days), train_end=end, gap_days=d.gap_days,
-        test_days=d.test_days, horizons_weeks=tuple(d.horizons_weeks),
+        train_start=end - timedelta(days=d.train_days),
+        train_end=end,
+        gap_days=d.gap_days,
+        test_days=d.test_days,
+        horizons_weeks=tuple(d.horizons_weeks),
     )
 
 
 def publish(paths: dict[str, Path], to: str) -> None:
-    """Copy evidence to a folder or an fsspec URI under the given names; nothing if `to` is empty."""
+    """Copy evidence to a folder or fsspec URI under the given names; nothing if `to` is empty."""
     if not to:
         return
     import fsspec
 
     for name, path in paths.items():
-        with path.open("rb") as source, fsspec.open(f"{to.rstrip('/')}/{name}", "wb",
-                                                    auto_mkdir=True) as sink:
+        with (
+            path.open("rb") as source,
+            fsspec.open(f"{to.rstrip('/')}/{name}", "wb", auto_mkdir=True) as sink,
+        ):
             sink.write(source.read())
 
 
@@ -79,6 +87,8 @@ def note_lineage(to: str, step: str, entry: dict[str, Any]) -> None:
     if not to or "://" in to:
         return
     path = Path(to) / "lineage.json"
-    ledger = read_json(path) if path.exists() else {"schema_version": 1, "steps": {}}
+    ledger: dict[str, Any] = (
+        read_json(path) if path.exists() else {"schema_version": 1, "steps": {}}
+    )
     ledger["steps"][step] = entry | {"code": code_version()}
     write_json(path, ledger)

@@ -43,78 +43,122 @@ class Evidence:
 
 
 def run(
-    *, domain: str, shards: Path, model: Path, baselines: Path, oracle: Path, results_out: Path,
-    report_out: Path, seed: int = 0, resamples: int = 500, publish_to: str = "",
+    *,
+    domain: str,
+    shards: Path,
+    model: Path,
+    baselines: Path,
+    oracle: Path,
+    results_out: Path,
+    report_out: Path,
+    seed: int = 0,
+    resamples: int = 500,
+    publish_to: str = "",
 ) -> Results:
     """Score the test rows, judge every task at every horizon, write results and report."""
     manifest = ShardsManifest.read(shards)
     folder = load_domain(domain)
     suite = load_suite(folder).select(list(manifest.book.readings))
     scorer = Scorer.load(model)
-    trees = [tree for path in sorted((shards / "test").glob("*.parquet"))
-             for tree in read_trees(path)]
+    trees = [
+        tree for path in sorted((shards / "test").glob("*.parquet")) for tree in read_trees(path)
+    ]
     started = time.monotonic()
     leaves = scorer.score(trees, progress=_every_tenth())
     seconds = time.monotonic() - started
     difference = parity(scorer, trees[:: max(1, len(trees) // PARITY_TREES)][:PARITY_TREES])
     evidence = Evidence(
-        rows=pq.read_table(shards / ROWS), leaves=leaves,
-        baselines=pq.read_table(baselines / SCORES), oracle=_read_oracle(oracle),
+        rows=pq.read_table(shards / ROWS),
+        leaves=leaves,
+        baselines=pq.read_table(baselines / SCORES),
+        oracle=_read_oracle(oracle),
     )
     tasks: list[TaskResult] = []
     for weeks in manifest.split["horizons_weeks"]:
         for task in suite.tasks:
             rows = _task_rows(task, evidence, scorer, weeks)
-            tasks.append(judge_task(task, rows, horizon_weeks=weeks, resamples=resamples,
-                                    seed=seed))
+            tasks.append(
+                judge_task(task, rows, horizon_weeks=weeks, resamples=resamples, seed=seed)
+            )
         tell(f"judged {len(suite.tasks)} tasks at horizon {weeks} weeks")
     summary = read_json(shards / SUMMARY)
     results = Results(
-        domain=folder.domain.name, domain_version=folder.domain.version, snapshot=manifest.snapshot,
-        model={"digest": "sha256:" + digest_tree(model, pattern="*.safetensors"),
-               **read_json(model / "training.json")},
-        split=manifest.split, seed=seed, resamples=resamples, code=code_version(), tasks=tasks,
+        domain=folder.domain.name,
+        domain_version=folder.domain.version,
+        snapshot=manifest.snapshot,
+        model={
+            "digest": "sha256:" + digest_tree(model, pattern="*.safetensors"),
+            **read_json(model / "training.json"),
+        },
+        split=manifest.split,
+        seed=seed,
+        resamples=resamples,
+        code=code_version(),
+        tasks=tasks,
         checks=_checks(difference, summary, manifest),
-        cost={"leaves": float(len(leaves)), "tokens": float(leaves.tokens),
-              "tokens_per_leaf": leaves.tokens / max(1, len(leaves)),
-              "ms_per_leaf": 1000 * seconds / max(1, len(leaves))},
+        cost={
+            "leaves": float(len(leaves)),
+            "tokens": float(leaves.tokens),
+            "tokens_per_leaf": leaves.tokens / max(1, len(leaves)),
+            "ms_per_leaf": 1000 * seconds / max(1, len(leaves)),
+        },
         proofs=prove_tiers(manifest, suite.tasks),
         notes=_notes(tasks, summary),
     )
     results.write(results_out)
     write_report(results, report_out)
     publish({"results.json": results_out, "report.html": report_out}, publish_to)
-    note_lineage(publish_to, "evaluate", {"model": results.model["digest"],
-                                          "shards": read_json(shards / "manifest.json")["digest"]})
+    note_lineage(
+        publish_to,
+        "evaluate",
+        {"model": results.model["digest"], "shards": read_json(shards / "manifest.json")["digest"]},
+    )
     return results
 
 
 def _task_rows(task: Task, evidence: Evidence, scorer: Scorer, weeks: int) -> TaskRows:
     table = evidence.rows
-    table = table.filter(pc.and_(pc.equal(table.column("surface"), task.surface),
-                                 pc.equal(table.column("horizon_weeks"), weeks)))
+    table = table.filter(
+        pc.and_(
+            pc.equal(table.column("surface"), task.surface),
+            pc.equal(table.column("horizon_weeks"), weeks),
+        )
+    )
     action = np.array(table.column("action").to_pylist(), dtype=object)
     yes, no = np.isin(action, task.positive), np.isin(action, task.negative)
     labelled = yes | no
     ids = np.array(table.column("row").to_pylist(), dtype=object)[labelled]
     reading = scorer.book.readings[task.name]
     own = evidence.leaves.question_N == reading.question
-    scores = {"ranker": _aligned(
-        ids, evidence.leaves.rows_N[own],
-        scorer.book.log_odds(task.name, evidence.leaves.logits_NA[own]), task.name, "ranker",
-    )}
+    scores = {
+        "ranker": _aligned(
+            ids,
+            evidence.leaves.rows_N[own],
+            scorer.book.log_odds(task.name, evidence.leaves.logits_NA[own]),
+            task.name,
+            "ranker",
+        )
+    }
     given = evidence.baselines.filter(pc.equal(evidence.baselines.column("task"), task.name))
     for name in sorted(set(given.column("scorer").to_pylist())):
         part = given.filter(pc.equal(given.column("scorer"), name))
-        scores[name] = _aligned(ids, np.array(part.column("row").to_pylist(), dtype=object),
-                                part.column("log_odds").to_numpy(), task.name, name)
+        scores[name] = _aligned(
+            ids,
+            np.array(part.column("row").to_pylist(), dtype=object),
+            part.column("log_odds").to_numpy(),
+            task.name,
+            name,
+        )
     if evidence.oracle is not None:
         scores |= _oracle_scores(task, evidence.oracle, ids)
-    _, member = np.unique(np.array(table.column("member").to_pylist(), dtype=object),
-                          return_inverse=True)
+    _, member = np.unique(
+        np.array(table.column("member").to_pylist(), dtype=object), return_inverse=True
+    )
     return TaskRows(
-        y=yes[labelled].astype(np.int64), member=member[labelled],
-        history=table.column("history").to_numpy()[labelled], scores=scores,
+        y=yes[labelled].astype(np.int64),
+        member=member[labelled],
+        history=table.column("history").to_numpy()[labelled],
+        scores=scores,
         excluded=int((~labelled).sum()),
         sampled=bool(pc.any(table.column("sampled")).as_py()),
     )
@@ -131,25 +175,32 @@ def _aligned(
     found = dict(zip(rows.tolist(), scores.tolist(), strict=True))
     missing = [row for row in ids.tolist() if row not in found]
     if missing:
-        msg = f"task {task}: {scorer} scored {len(found)} rows but not {missing[0]} and " \
-              f"{len(missing) - 1} more; run the step again"
+        msg = (
+            f"task {task}: {scorer} scored {len(found)} rows but not {missing[0]} and "
+            f"{len(missing) - 1} more; run the step again"
+        )
         raise DataError(msg)
     return np.array([found[row] for row in ids.tolist()], np.float64)
 
 
 def _oracle_scores(task: Task, oracle: pa.Table, ids: np.ndarray) -> dict[str, np.ndarray]:
     """True log-odds of a simulated world, and those of one who cannot see histories."""
-    wanted = oracle.filter(pc.is_in(oracle.column("interaction_id"),
-                                    value_set=pa.array(ids.tolist(), pa.string())))
+    wanted = oracle.filter(
+        pc.is_in(oracle.column("interaction_id"), value_set=pa.array(ids.tolist(), pa.string()))
+    )
     position = {row: i for i, row in enumerate(ids.tolist())}
     at = np.array([position[r] for r in wanted.column("interaction_id").to_pylist()], np.int64)
     action = np.array(wanted.column("action").to_pylist(), dtype=object)
     out = {}
-    for name, column in (("oracle", "probability"),
-                         ("oracle_without_history", "probability_without_history")):
+    for name, column in (
+        ("oracle", "probability"),
+        ("oracle_without_history", "probability_without_history"),
+    ):
         p = wanted.column(column).to_numpy()
-        sides = [np.bincount(at, weights=p * np.isin(action, side), minlength=len(ids))
-                 for side in (task.positive, task.negative)]
+        sides = [
+            np.bincount(at, weights=p * np.isin(action, side), minlength=len(ids))
+            for side in (task.positive, task.negative)
+        ]
         out[name] = np.log(np.maximum(sides[0], 1e-12)) - np.log(np.maximum(sides[1], 1e-12))
     return out
 
@@ -163,16 +214,29 @@ def _checks(difference: float, summary: dict[str, Any], manifest: ShardsManifest
     canary, rows = summary["canary"]["auc"], summary["canary"]["rows"]
     value = 0.5 if canary is None else float(canary)
     return [
-        Check(name="leaf_parity", value=difference, limit=PARITY_LIMIT,
-              passed=difference <= PARITY_LIMIT,
-              detail=f"leaf scores in trees and as single prompts differ by at most "
-                     f"{difference:.1e} (limit {PARITY_LIMIT:.0e})"),
-        Check(name="canary", value=value, limit=0.5, passed=canary is not None and value == 0.5,
-              detail=f"planted future facts score AUC {value:.3f} on {rows} rows (must be 0.5)"),
-        Check(name="point_in_time", value=float(manifest.counts["train"]["leaves"]), limit=1.0,
-              passed=manifest.counts["train"]["leaves"] > 0,
-              detail="no history of any training or test target held an event of its future, of "
-                     "its session, or logged later (the verbalize step stops otherwise)"),
+        Check(
+            name="leaf_parity",
+            value=difference,
+            limit=PARITY_LIMIT,
+            passed=difference <= PARITY_LIMIT,
+            detail=f"leaf scores in trees and as single prompts differ by at most "
+            f"{difference:.1e} (limit {PARITY_LIMIT:.0e})",
+        ),
+        Check(
+            name="canary",
+            value=value,
+            limit=0.5,
+            passed=canary is not None and value == 0.5,
+            detail=f"planted future facts score AUC {value:.3f} on {rows} rows (must be 0.5)",
+        ),
+        Check(
+            name="point_in_time",
+            value=float(manifest.counts["train"]["leaves"]),
+            limit=1.0,
+            passed=manifest.counts["train"]["leaves"] > 0,
+            detail="no history of any training or test target held an event of its future, of "
+            "its session, or logged later (the verbalize step stops otherwise)",
+        ),
     ]
 
 
@@ -180,15 +244,21 @@ def _notes(tasks: list[TaskResult], summary: dict[str, Any]) -> list[str]:
     notes = []
     if any(t.sampled_negatives for t in tasks):
         names = ", ".join(t.name for t in tasks if t.sampled_negatives)
-        notes.append(f"Negatives of {names} are sampled: compare AUCs only under the same policy; "
-                     "probabilities are not calibrated to natural rates.")
+        notes.append(
+            f"Negatives of {names} are sampled: compare AUCs only under the same policy; "
+            "probabilities are not calibrated to natural rates."
+        )
     available = sum(summary["counts"]["test_sessions_available"].values())
-    notes.append(f"{available:,} test sessions were available; test rows come from "
-                 f"{summary['counts']['test']['trees']:,} of them, chosen by a hash.")
+    notes.append(
+        f"{available:,} test sessions were available; test rows come from "
+        f"{summary['counts']['test']['trees']:,} of them, chosen by a hash."
+    )
     removed = summary["counts"]["removed"]
     if removed.get("members_outside_regions"):
-        notes.append(f"{removed['members_outside_regions']:,} members outside the allowed regions "
-                     f"({removed.get('rows_outside_regions', 0):,} interactions) were left out.")
+        notes.append(
+            f"{removed['members_outside_regions']:,} members outside the allowed regions "
+            f"({removed.get('rows_outside_regions', 0):,} interactions) were left out."
+        )
     return notes
 
 

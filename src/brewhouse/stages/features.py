@@ -17,7 +17,12 @@ ABOUT = "features.json"
 
 
 def run(
-    *, domain: str, snapshot: Path, features_out: Path, now: str = "", env: str = "local",
+    *,
+    domain: str,
+    snapshot: Path,
+    features_out: Path,
+    now: str = "",
+    env: str = "local",
     publish_to: str = "",
 ) -> FeastStore:
     """Fill the feature store from a snapshot.
@@ -32,17 +37,27 @@ def run(
     """
     folder = load_domain(domain)
     cut = Snapshot.open(snapshot)
-    newest = pc.max(cut.read("interactions", columns=["created_at"],
-                             months=cut.months()[-2:]).column("created_at")).as_py()
+    newest = pc.max(
+        cut.read("interactions", columns=["created_at"], months=cut.months()[-2:]).column(
+            "created_at"
+        )
+    ).as_py()
     moment = parse_day(now) if now else newest
     store = FeastStore(features_out, domain=folder.domain, domain_path=domain, env=env)
     store.prepare(cut, now=moment)
     store.apply()
     store.materialize(until=moment)
-    write_json(features_out / ABOUT, {
-        "schema_version": 1, "snapshot": cut.digest, "as_of": moment.isoformat(),
-        "service": "ranker_v1",
-    })
+    write_json(
+        features_out / ABOUT,
+        {
+            "schema_version": 1,
+            "snapshot": cut.digest,
+            "as_of": moment.isoformat(),
+            "service": "ranker_v1",
+        },
+    )
     tell(f"feature service ranker_v1 filled as of {moment:%Y-%m-%d %H:%M}")
-    note_lineage(publish_to, "build_features", {"snapshot": cut.digest, "as_of": moment.isoformat()})
+    note_lineage(
+        publish_to, "build_features", {"snapshot": cut.digest, "as_of": moment.isoformat()}
+    )
     return store

@@ -14,13 +14,14 @@ from brewhouse.stages.common import note_lineage, publish, tell
 def run(
     *, results: Path, policy: str, verdict_out: Path, champion: str = "", publish_to: str = ""
 ) -> Verdict:
-    """Apply a policy; `champion` is the results.json of the model in use, empty if there is none."""
+    """Apply a policy; `champion` is the results.json of the model in use, or empty."""
     theirs = Results.read(Path(champion)) if champion else None
     verdict = decide(load_policy(policy), Results.read(results), theirs)
     write_json(verdict_out, verdict.model_dump(mode="json"))
     publish({"verdict.json": verdict_out}, publish_to)
-    note_lineage(publish_to, "gate", {"results": verdict.results_digest,
-                                      "outcome": verdict.outcome.value})
+    note_lineage(
+        publish_to, "gate", {"results": verdict.results_digest, "outcome": verdict.outcome.value}
+    )
     for rule in verdict.rules:
         tell(f"{rule.outcome:<12} {rule.rule['kind']}: {rule.reason}")
     tell(f"verdict {verdict.outcome}")

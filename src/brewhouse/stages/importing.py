@@ -18,8 +18,15 @@ ORACLE = "oracle.parquet"
 
 
 def run(
-    *, domain: str, source: str, preset: str, seed: int, snapshot_out: Path, oracle_out: Path,
-    publish_to: str = "", workers: int = 2,
+    *,
+    domain: str,
+    source: str,
+    preset: str,
+    seed: int,
+    snapshot_out: Path,
+    oracle_out: Path,
+    publish_to: str = "",
+    workers: int = 2,
 ) -> Snapshot:
     """Import `source`, or simulate the domain's world of the size `preset`.
 
@@ -41,13 +48,20 @@ def run(
         if oracle is not None:
             pq.write_table(oracle, oracle_out / ORACLE, compression="zstd")
     rows = snapshot.manifest["rows"]
-    tell(f"snapshot {snapshot.digest[:19]}: {rows['members']:,} member versions, "
-         f"{rows['items']:,} item versions, {rows['interactions']:,} interactions")
-    note_lineage(publish_to, "import_data", {
-        "domain": folder.digest, "snapshot": snapshot.digest,
-        "source": snapshot.manifest["provenance"]["source"],
-        "oracle": sha256_file(oracle_out / ORACLE) if oracle is not None else None,
-    })
+    tell(
+        f"snapshot {snapshot.digest[:19]}: {rows['members']:,} member versions, "
+        f"{rows['items']:,} item versions, {rows['interactions']:,} interactions"
+    )
+    note_lineage(
+        publish_to,
+        "import_data",
+        {
+            "domain": folder.digest,
+            "snapshot": snapshot.digest,
+            "source": snapshot.manifest["provenance"]["source"],
+            "oracle": sha256_file(oracle_out / ORACLE) if oracle is not None else None,
+        },
+    )
     return snapshot
 
 

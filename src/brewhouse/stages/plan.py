@@ -13,8 +13,13 @@ def budget(*, cpt: int, finetune: int, batch_tokens: int = 4096, **more: Any) ->
         "batch_tokens": batch_tokens,
         "stages": [
             {"name": "cpt", "shards": "cpt", "loss": "tokens", "tokens": cpt, "lr": _LR},
-            {"name": "finetune", "shards": "train", "loss": "answers", "tokens": finetune,
-             "lr": _LR},
+            {
+                "name": "finetune",
+                "shards": "train",
+                "loss": "answers",
+                "tokens": finetune,
+                "lr": _LR,
+            },
         ],
         **more,
     }
@@ -22,13 +27,16 @@ def budget(*, cpt: int, finetune: int, batch_tokens: int = 4096, **more: Any) ->
 
 PLANS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "train_options": budget(cpt=20_000, finetune=60_000, batch_tokens=2048, model="micro",
-                                checkpoint_steps=10),
-        "max_test_sessions": 400, "policy": "smoke",
+        "train_options": budget(
+            cpt=20_000, finetune=60_000, batch_tokens=2048, model="micro", checkpoint_steps=10
+        ),
+        "max_test_sessions": 400,
+        "policy": "smoke",
     },
     "demo": {"train_options": budget(cpt=400_000, finetune=6_000_000), "max_test_sessions": 6_000},
     "bench": {
-        "train_options": budget(cpt=5_000_000, finetune=100_000_000), "max_test_sessions": 20_000,
+        "train_options": budget(cpt=5_000_000, finetune=100_000_000),
+        "max_test_sessions": 20_000,
     },
     "": {"train_options": budget(cpt=400_000, finetune=6_000_000), "max_test_sessions": 12_000},
 }
@@ -46,6 +54,8 @@ def plan(preset: str, *, size: str | None, train_tokens: int | None) -> dict[str
     if size is not None:
         options["model"] = size
     return {
-        "train_options": options, "model": options.get("model", "tiny"),
-        "max_test_sessions": found["max_test_sessions"], "policy": found.get("policy", "default"),
+        "train_options": options,
+        "model": options.get("model", "tiny"),
+        "max_test_sessions": found["max_test_sessions"],
+        "policy": found.get("policy", "default"),
     }

@@ -17,8 +17,14 @@ CARD = "MODEL_CARD.md"
 
 
 def run(
-    *, results: Path, verdict: Path, model: Path, tracking_uri: str, model_store: str,
-    registration_out: Path, publish_to: str = "",
+    *,
+    results: Path,
+    verdict: Path,
+    model: Path,
+    tracking_uri: str,
+    model_store: str,
+    registration_out: Path,
+    publish_to: str = "",
 ) -> Registered:
     """Register a candidate.
 
@@ -39,7 +45,9 @@ def run(
     if judged.outcome is not Outcome.PASS:
         msg = f"verdict is {judged.outcome}, so there is no candidate; see {verdict}"
         raise RegistryError(msg)
-    kept = Path(model_store) / found.domain / str(found.model["digest"]).removeprefix("sha256:")[:16]
+    kept = (
+        Path(model_store) / found.domain / str(found.model["digest"]).removeprefix("sha256:")[:16]
+    )
     if not kept.exists():
         shutil.copytree(model, kept)
     card = model_card(found, judged, training=found.model)
@@ -49,10 +57,18 @@ def run(
     tracker.log_metrics(run_id, _metrics(found))
     tracker.log_files(run_id, [results, verdict, kept / CARD])
     registered = tracker.register(
-        f"brewhouse-{found.domain}", source=kept, run_id=run_id, description=card,
-        tags={"brewhouse.results": judged.results_digest, "brewhouse.verdict": judged.outcome,
-              "brewhouse.snapshot": found.snapshot, "brewhouse.model": found.model["digest"],
-              "brewhouse.code": found.code, "brewhouse.policy": judged.policy},
+        f"brewhouse-{found.domain}",
+        source=kept,
+        run_id=run_id,
+        description=card,
+        tags={
+            "brewhouse.results": judged.results_digest,
+            "brewhouse.verdict": judged.outcome,
+            "brewhouse.snapshot": found.snapshot,
+            "brewhouse.model": found.model["digest"],
+            "brewhouse.code": found.code,
+            "brewhouse.policy": judged.policy,
+        },
     )
     tracker.finish(run_id)
     write_json(registration_out, vars(registered))

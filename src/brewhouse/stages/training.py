@@ -34,8 +34,15 @@ DEFAULTS: dict[str, Any] = {
 
 
 def run(
-    *, shards: Path, model_out: Path, workspace: str = "", options: dict[str, Any] | None = None,
-    processes: int = 2, tracking_uri: str = "", run_name: str = "train", publish_to: str = "",
+    *,
+    shards: Path,
+    model_out: Path,
+    workspace: str = "",
+    options: dict[str, Any] | None = None,
+    processes: int = 2,
+    tracking_uri: str = "",
+    run_name: str = "train",
+    publish_to: str = "",
 ) -> Path:
     """Train and export a model.
 
@@ -61,8 +68,10 @@ def run(
     config = parse_train_config(merged | {"data": str(shards), "out": str(out)}, where="options")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "train.json", config.model_dump(mode="json"))
-    tell(f"training {config.model} on {manifest.counts['train']['leaves']:,} targets with "
-         f"{processes} processes")
+    tell(
+        f"training {config.model} on {manifest.counts['train']['leaves']:,} targets with "
+        f"{processes} processes"
+    )
     _launch(out, processes)
     if model_out.exists():
         shutil.rmtree(model_out)
@@ -77,15 +86,26 @@ def run(
 def _launch(out: Path, processes: int) -> None:
     offline.silence()
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
     }
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc_per_node={processes}", "-m", "brewhouse.training",
-        "--config", str(out / "train.json"),
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        "-m",
+        "brewhouse.training",
+        "--config",
+        str(out / "train.json"),
     ]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=_die_with_parent,
     )
     tail: deque[str] = deque(maxlen=40)
@@ -102,8 +122,11 @@ def _launch(out: Path, processes: int) -> None:
             reader.join()
     if code:
         lines = [line for line in tail if "error" in line.lower()] or list(tail)[-5:]
-        msg = f"training failed with exit code {code}: " + " | ".join(lines[-3:]) + \
-            f"; the log is {out / 'train.log'}"
+        msg = (
+            f"training failed with exit code {code}: "
+            + " | ".join(lines[-3:])
+            + f"; the log is {out / 'train.log'}"
+        )
         raise TrainingError(msg)
 
 

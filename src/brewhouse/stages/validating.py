@@ -15,7 +15,12 @@ from brewhouse.stages.common import note_lineage, publish, tell
 
 
 def run(
-    *, domain: str, snapshot: Path, train_end: str, report_out: Path, docs_out: Path,
+    *,
+    domain: str,
+    snapshot: Path,
+    train_end: str,
+    report_out: Path,
+    docs_out: Path,
     publish_to: str = "",
 ) -> list[Finding]:
     """Validate a snapshot; write the findings and Data Docs, then block if any finding blocks.
@@ -33,15 +38,25 @@ def run(
     findings, counts = validate(cut, spec, docs_out, train_end=end)
     rules = list(check_references(cut))
     findings += [
-        Finding(table="across tables", severity="block", what=rule.what,
-                detail=", ".join(p for p in (f"{rule.rows} rows", rule.example) if p))
+        Finding(
+            table="across tables",
+            severity="block",
+            what=rule.what,
+            detail=", ".join(p for p in (f"{rule.rows} rows", rule.example) if p),
+        )
         for rule in rules
     ]
     blocking = [f for f in findings if f.severity == "block"]
-    write_json(report_out, {
-        "schema_version": 1, "snapshot": cut.digest, "expectations": counts,
-        "blocked": bool(blocking), "findings": [vars(f) for f in findings],
-    })
+    write_json(
+        report_out,
+        {
+            "schema_version": 1,
+            "snapshot": cut.digest,
+            "expectations": counts,
+            "blocked": bool(blocking),
+            "findings": [vars(f) for f in findings],
+        },
+    )
     publish({"validation.json": report_out, "data_docs.html": docs_out / "index.html"}, publish_to)
     note_lineage(publish_to, "validate_data", {"snapshot": cut.digest, "blocked": bool(blocking)})
     for finding in findings:
@@ -49,7 +64,10 @@ def run(
     tell(f"{counts['met']} of {counts['run']} expectations met")
     if blocking:
         lines = [f"{f.table}: {f.what}: {f.detail}" for f in blocking]
-        msg = (f"snapshot {cut.digest[:19]} is refused:\n  " + "\n  ".join(lines)
-               + "\nmend the source or the domain's rules and import again")
+        msg = (
+            f"snapshot {cut.digest[:19]} is refused:\n  "
+            + "\n  ".join(lines)
+            + "\nmend the source or the domain's rules and import again"
+        )
         raise ValidationBlocked(msg)
     return findings

@@ -64,9 +64,18 @@ class Work:
 
 
 def run(
-    *, domain: str, snapshot: Path, features: Path, train_end: str, shards_out: Path,
-    model: str = "tiny", vocab_size: int = 4096, max_test_sessions: int = 6000,
-    tasks: str = "", workers: int = 2, publish_to: str = "",
+    *,
+    domain: str,
+    snapshot: Path,
+    features: Path,
+    train_end: str,
+    shards_out: Path,
+    model: str = "tiny",
+    vocab_size: int = 4096,
+    max_test_sessions: int = 6000,
+    tasks: str = "",
+    workers: int = 2,
+    publish_to: str = "",
 ) -> ShardsManifest:
     """Build training, pre-training and test trees.
 
@@ -87,35 +96,57 @@ def run(
     folder = load_domain(domain)
     suite = load_suite(folder).select([t for t in tasks.split(",") if t])
     cut = Snapshot.open(snapshot)
-    last = pc.max(cut.read("interactions", columns=["event_at"],
-                           months=cut.months()[-1:]).column("event_at")).as_py()
+    last = pc.max(
+        cut.read("interactions", columns=["event_at"], months=cut.months()[-1:]).column("event_at")
+    ).as_py()
     split = make_split(folder.domain, train_end, last_event=last)
-    with tempfile.TemporaryDirectory(prefix="brewhouse-log-") as scratch, \
-            atomic_dir(shards_out) as out:
+    with (
+        tempfile.TemporaryDirectory(prefix="brewhouse-log-") as scratch,
+        atomic_dir(shards_out) as out,
+    ):
         logs = Path(scratch) / "log"
         counts, sessions = _pull_log(folder, domain, cut, features, logs, split)
-        tell(f"training until {split.train_end:%Y-%m-%d}, tests from "
-             f"{split.test(split.horizons_weeks[0]).start:%Y-%m-%d}")
+        tell(
+            f"training until {split.train_end:%Y-%m-%d}, tests from "
+            f"{split.test(split.horizons_weeks[0]).start:%Y-%m-%d}"
+        )
         tokenizer = _tokenizer(folder, cut, split, model=model, vocab_size=vocab_size)
         tokenizer.save(out / "tokenizer")
         book = build_questions(folder.domain, suite)
         answers = answer_tokens(book, tokenizer.markup, tokenizer.encode)
         share = _test_share(sessions, max_test_sessions)
-        work = Work(domain=domain, snapshot=snapshot, logs=logs, out=out, split=split,
-                    tokenizer=out / "tokenizer", test_share=share,
-                    tasks=tuple(t.name for t in suite.tasks))
+        work = Work(
+            domain=domain,
+            snapshot=snapshot,
+            logs=logs,
+            out=out,
+            split=split,
+            tokenizer=out / "tokenizer",
+            test_share=share,
+            tasks=tuple(t.name for t in suite.tasks),
+        )
         parts = _map_shards(work, sorted(int(p.name) for p in logs.iterdir()), workers)
-        manifest = _finish(out, folder, suite, cut, split, parts, counts, sessions,
-                           book=book, answers=answers)
+        manifest = _finish(
+            out, folder, suite, cut, split, parts, counts, sessions, book=book, answers=answers
+        )
     publish({"prompts.json": shards_out / ShardsManifest.FILE}, publish_to)
-    note_lineage(publish_to, "verbalize", {
-        "snapshot": cut.digest, "shards": read_json(shards_out / ShardsManifest.FILE)["digest"],
-    })
+    note_lineage(
+        publish_to,
+        "verbalize",
+        {
+            "snapshot": cut.digest,
+            "shards": read_json(shards_out / ShardsManifest.FILE)["digest"],
+        },
+    )
     return manifest
 
 
 def _pull_log(
-    folder: DomainFolder, domain: str, cut: Snapshot, features: Path, logs: Path,
+    folder: DomainFolder,
+    domain: str,
+    cut: Snapshot,
+    features: Path,
+    logs: Path,
     split: TemporalSplit,
 ) -> tuple[Counter[str], Counter[str]]:
     """Read the log through Feast month by month and sort it into member shards on disk."""
@@ -151,8 +182,10 @@ def _pull_log(
     if not writers:
         msg = "no interactions of allowed members; check regions.allowed in the domain"
         raise DataError(msg)
-    tell(f"{counts['rows']:,} interactions through Feast; {len(out):,} members outside the allowed "
-         "regions left out")
+    tell(
+        f"{counts['rows']:,} interactions through Feast; {len(out):,} members outside the allowed "
+        "regions left out"
+    )
     return counts, Counter({k: len(v) for k, v in sessions.items()})
 
 
@@ -166,8 +199,11 @@ def _count_sessions(table: pa.Table, split: TemporalSplit, found: dict[str, set[
     for window in split.tests.values():
         lo, hi = (pa.scalar(t, pa.timestamp("us", tz="UTC")) for t in (window.start, window.end))
         inside = table.filter(pc.and_(pc.greater_equal(shown, lo), pc.less(shown, hi)))
-        for surface, session in zip(inside.column("surface").to_pylist(),
-                                    inside.column("session_id").to_pylist(), strict=True):
+        for surface, session in zip(
+            inside.column("surface").to_pylist(),
+            inside.column("session_id").to_pylist(),
+            strict=True,
+        ):
             found.setdefault(surface, set()).add(session)
 
 
@@ -190,17 +226,21 @@ def _tokenizer(
     verbalizer, markup = Verbalizer(spec), Tagged()
     members = cut.read("members")
     if spec.regions:
-        allowed = pc.is_in(members.column(spec.regions.column),
-                           value_set=pa.array(spec.regions.allowed))
+        allowed = pc.is_in(
+            members.column(spec.regions.column), value_set=pa.array(spec.regions.allowed)
+        )
         members = members.filter(allowed)
     items = cut.read("items")
-    texts = [verbalizer.item(r)
-             for r in items.filter(pc.less(items.column("valid_from"), end)).to_pylist()]
+    texts = [
+        verbalizer.item(r)
+        for r in items.filter(pc.less(items.column("valid_from"), end)).to_pylist()
+    ]
     for row in members.filter(pc.less(members.column("valid_from"), end)).to_pylist():
         texts += [verbalizer.profile(row), verbalizer.update(row)]
     marks = [spec.prompt.instruction, *markup.vocabulary(verbalizer.structural_words())]
-    tokenizer = train_tokenizer((f" {sanitize(t)}" for t in texts), marks=marks,
-                                vocab_size=vocab_size, markup=markup)
+    tokenizer = train_tokenizer(
+        (f" {sanitize(t)}" for t in texts), marks=marks, vocab_size=vocab_size, markup=markup
+    )
     tell(f"tokenizer of {len(tokenizer):,} tokens from {len(texts):,} texts of the training window")
     return tokenizer
 
@@ -210,8 +250,10 @@ def _map_shards(work: Work, numbers: list[int], workers: int) -> list[dict[str, 
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for part in pool.map(_shard, [(work, n) for n in numbers]):
             parts.append(part)
-            tell(f"shard {len(parts)} of {len(numbers)}: {part['train']['leaves']:,} training and "
-                 f"{part['test']['leaves']:,} test targets")
+            tell(
+                f"shard {len(parts)} of {len(numbers)}: {part['train']['leaves']:,} training and "
+                f"{part['test']['leaves']:,} test targets"
+            )
     return parts
 
 
@@ -227,25 +269,33 @@ def _shard(job: tuple[Work, int]) -> dict[str, Any]:
     tokenizer = PromptTokenizer.load(work.tokenizer)
     if work.snapshot not in _BOOKS:
         cut, verbalizer = Snapshot.open(work.snapshot), Verbalizer(spec)
-        _BOOKS[work.snapshot] = (item_book(cut.read("items"), verbalizer),
-                                 profile_versions(cut.read("members"), verbalizer))
+        _BOOKS[work.snapshot] = (
+            item_book(cut.read("items"), verbalizer),
+            profile_versions(cut.read("members"), verbalizer),
+        )
     items, versions = _BOOKS[work.snapshot]
-    builder = TreeBuilder(layout=stream_layout(spec, suite, tokenizer), items=items,
-                          versions=versions)
+    builder = TreeBuilder(
+        layout=stream_layout(spec, suite, tokenizer), items=items, versions=versions
+    )
     log = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
     known_by = to_micros(work.split.train_end)
     train = _timelines(log, spec, train_rows(log, spec, work.split))
     name = f"shard-{number:04d}.parquet"
     counts: dict[str, Any] = {
-        "train": write_trees(work.out / "train" / name,
-                             tokenized(builder.training(train, known_by=known_by), tokenizer)),
-        "cpt": write_trees(work.out / "cpt" / name,
-                           tokenized(builder.documents(train, known_by=known_by), tokenizer)),
+        "train": write_trees(
+            work.out / "train" / name,
+            tokenized(builder.training(train, known_by=known_by), tokenizer),
+        ),
+        "cpt": write_trees(
+            work.out / "cpt" / name,
+            tokenized(builder.documents(train, known_by=known_by), tokenizer),
+        ),
     }
     chosen = test_rows(log, work.split, work.test_share)
     test = _timelines(log, spec, np.concatenate([*chosen.values(), np.zeros(0, np.int64)]))
-    counts["test"] = write_trees(work.out / "test" / name,
-                                 tokenized(builder.requests(test), tokenizer))
+    counts["test"] = write_trees(
+        work.out / "test" / name, tokenized(builder.requests(test), tokenizer)
+    )
     _write_rows(work.out / "rows" / name, test, chosen)
     counts["train_members"] = len(np.unique(log.member[train.targets_Q]))
     known = log.known_at[train.targets_Q]
@@ -256,7 +306,9 @@ def _shard(job: tuple[Work, int]) -> dict[str, Any]:
 
 def _timelines(log: Log, spec: Any, rows: np.ndarray) -> Timelines:
     timelines = build_timelines(
-        log, history_surfaces=spec.history_surfaces, targets=rows.astype(np.int64),
+        log,
+        history_surfaces=spec.history_surfaces,
+        targets=rows.astype(np.int64),
         lag_micros=int(spec.history.lag.total_seconds() * 1e6),
     )
     assert_no_leak(timelines, newest=spec.history.max_events + 1)
@@ -270,15 +322,15 @@ def train_rows(log: Log, spec: Any, split: TemporalSplit) -> np.ndarray:
     return np.flatnonzero((log.shown_at >= start) & (log.known_at < end) & allowed)
 
 
-def test_rows(
-    log: Log, split: TemporalSplit, share: dict[str, float]
-) -> dict[int, np.ndarray]:
+def test_rows(log: Log, split: TemporalSplit, share: dict[str, float]) -> dict[int, np.ndarray]:
     """Test rows by horizon: whole sessions, chosen by a hash of their first row's id."""
     first: dict[int, str] = {}
     for session, row in zip(log.session.tolist(), log.interaction_id.tolist(), strict=True):
         first.setdefault(session, row)
-    draw = {s: int.from_bytes(hashlib.blake2b(r.encode(), digest_size=6).digest()) / 2**48
-            for s, r in first.items()}
+    draw = {
+        s: int.from_bytes(hashlib.blake2b(r.encode(), digest_size=6).digest()) / 2**48
+        for s, r in first.items()
+    }
     u = np.array([draw[s] for s in log.session.tolist()])
     limit = np.array([share.get(surface, 1.0) for surface in log.surfaces])[log.surface]
     chosen = {}
@@ -291,19 +343,25 @@ def test_rows(
 def _write_rows(path: Path, test: Timelines, chosen: dict[int, np.ndarray]) -> None:
     """What evaluation needs to know of each test row besides its scores."""
     log = test.log
-    horizon = np.concatenate([np.full(len(rows), weeks) for weeks, rows in chosen.items()]
-                             or [np.zeros(0)])
+    horizon = np.concatenate(
+        [np.full(len(rows), weeks) for weeks, rows in chosen.items()] or [np.zeros(0)]
+    )
     q = test.targets_Q
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({
-        "row": pa.array(log.interaction_id[q].tolist(), pa.string()),
-        "member": pa.array(log.member_ids[log.member[q]].tolist(), pa.string()),
-        "surface": pa.array([log.surfaces[s] for s in log.surface[q]], pa.string()),
-        "action": pa.array([log.actions[a] for a in log.action[q]], pa.string()),
-        "horizon_weeks": pa.array(horizon.astype(np.int64)),
-        "history": pa.array(test.branch_Q),
-        "sampled": pa.array(~log.logged[q]),
-    }), path)
+    pq.write_table(
+        pa.table(
+            {
+                "row": pa.array(log.interaction_id[q].tolist(), pa.string()),
+                "member": pa.array(log.member_ids[log.member[q]].tolist(), pa.string()),
+                "surface": pa.array([log.surfaces[s] for s in log.surface[q]], pa.string()),
+                "action": pa.array([log.actions[a] for a in log.action[q]], pa.string()),
+                "horizon_weeks": pa.array(horizon.astype(np.int64)),
+                "history": pa.array(test.branch_Q),
+                "sampled": pa.array(~log.logged[q]),
+            }
+        ),
+        path,
+    )
 
 
 def _canary(builder: TreeBuilder, log: Log, spec: Any, test: Timelines) -> list[list[float]]:
@@ -317,20 +375,34 @@ def _canary(builder: TreeBuilder, log: Log, spec: Any, test: Timelines) -> list[
     tampered = plant(log, positive=positive & planted_on, action=int(log.action[rows[0]]))
     rows = rows[planted_on[rows]]
     timelines = build_timelines(
-        tampered, history_surfaces=spec.history_surfaces, targets=rows,
+        tampered,
+        history_surfaces=spec.history_surfaces,
+        targets=rows,
         lag_micros=int(spec.history.lag.total_seconds() * 1e6),
     )
-    watcher = TreeBuilder(layout=builder.layout, items=CanaryBook(builder.items),
-                          versions=builder.versions)
+    watcher = TreeBuilder(
+        layout=builder.layout, items=CanaryBook(builder.items), versions=builder.versions
+    )
     seen = sightings(watcher.requests(timelines))
-    return [[float(positive[r]), seen[log.interaction_id[r]]] for r in rows.tolist()
-            if log.interaction_id[r] in seen]
+    return [
+        [float(positive[r]), seen[log.interaction_id[r]]]
+        for r in rows.tolist()
+        if log.interaction_id[r] in seen
+    ]
 
 
 def _finish(
-    out: Path, folder: DomainFolder, suite: Suite, cut: Snapshot, split: TemporalSplit,
-    parts: list[dict[str, Any]], counts: Counter[str], sessions: Counter[str], *,
-    book: Any, answers: list[list[int]],
+    out: Path,
+    folder: DomainFolder,
+    suite: Suite,
+    cut: Snapshot,
+    split: TemporalSplit,
+    parts: list[dict[str, Any]],
+    counts: Counter[str],
+    sessions: Counter[str],
+    *,
+    book: Any,
+    answers: list[list[int]],
 ) -> ShardsManifest:
     """Join what shards wrote, prove the tiers, and write the manifest last."""
     spec = folder.domain
@@ -338,19 +410,26 @@ def _finish(
         kind: {k: sum(p[kind][k] for p in parts) for k in parts[0][kind]}
         for kind in ("train", "cpt", "test")
     }
-    totals |= {"removed": dict(counts), "train_members": sum(p["train_members"] for p in parts),
-               "test_sessions_available": dict(sessions)}
+    totals |= {
+        "removed": dict(counts),
+        "train_members": sum(p["train_members"] for p in parts),
+        "test_sessions_available": dict(sessions),
+    }
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "rows").glob("*.parquet"))])
     pq.write_table(rows, out / ROWS)
     pairs = np.array([pair for p in parts for pair in p["canary"]]).reshape(-1, 2)
     canary = auc(pairs[:, 0], pairs[:, 1]) if len(pairs) else float("nan")
-    write_json(out / SUMMARY, {
-        "counts": totals,
-        "canary": {"auc": None if np.isnan(canary) else canary, "rows": len(pairs)},
-    })
+    write_json(
+        out / SUMMARY,
+        {
+            "counts": totals,
+            "canary": {"auc": None if np.isnan(canary) else canary, "rows": len(pairs)},
+        },
+    )
     last = max(p["last_known"] for p in parts)
-    trained = sorted(t.key for t in suite.tasks if spec.surfaces[t.surface].in_training
-                     and t.tier == "T1")
+    trained = sorted(
+        t.key for t in suite.tasks if spec.surfaces[t.surface].in_training and t.tier == "T1"
+    )
     manifest = ShardsManifest(
         domain={"name": spec.name, "version": str(spec.version), "digest": folder.digest},
         snapshot=cut.digest,
@@ -366,4 +445,3 @@ def _finish(
     prove_tiers(manifest, suite.tasks)
     manifest.write(out)
     return manifest
-

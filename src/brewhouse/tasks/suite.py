@@ -90,8 +90,8 @@ def _resolve(spec: TaskSpec, file: TaskFile, domain: Domain, *, where: str) -> T
         raise ConfigError(msg)
     if spec.tier == "T1" and not surface.in_training:
         msg = (
-            f"{where}: task {spec.name} is T1 but surface '{file.surface}' is held out of training; "
-            "make it T2 or set in_training"
+            f"{where}: task {spec.name} is T1 but surface '{file.surface}' is held out of "
+            "training; make it T2 or set in_training"
         )
         raise ConfigError(msg)
     data = spec.model_dump() | {

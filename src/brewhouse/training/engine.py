@@ -69,8 +69,11 @@ class Trainer:
         config = self.config
         if config.model in SIZES:
             decoder = build_decoder(
-                config.model, vocab_size=len(self.tokenizer), begin=self.tokenizer.begin,
-                pad=self.tokenizer.pad, seed=config.seed,
+                config.model,
+                vocab_size=len(self.tokenizer),
+                begin=self.tokenizer.begin,
+                pad=self.tokenizer.pad,
+                seed=config.seed,
             )
         else:
             decoder = load_decoder(config.model)
@@ -81,12 +84,17 @@ class Trainer:
         decay = [p for p in ranker.parameters() if p.ndim >= 2]
         plain = [p for p in ranker.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": config.weight_decay},
-             {"params": plain, "weight_decay": 0.0}],
-            lr=config.stages[0].lr, betas=(0.9, 0.98),
+            [
+                {"params": decay, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.stages[0].lr,
+            betas=(0.9, 0.98),
         )
         engine, *_ = deepspeed.initialize(
-            model=ranker, optimizer=optimizer, config=self._deepspeed_config(),
+            model=ranker,
+            optimizer=optimizer,
+            config=self._deepspeed_config(),
             dist_init_required=False,
         )
         if config.zero_stage == 3:
@@ -107,8 +115,11 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
         stream = TreeStream(
-            self.config.data / stage.shards, batch_tokens=self.config.batch_tokens,
-            seed=self.config.seed, rank=self.rank, world=self.world,
+            self.config.data / stage.shards,
+            batch_tokens=self.config.batch_tokens,
+            seed=self.config.seed,
+            rank=self.rank,
+            world=self.world,
         )
         for trees, tokens in stream(skip=self.state["groups"]):
             share = self.state["tokens"] / stage.tokens
@@ -123,9 +134,14 @@ class Trainer:
             self.state["step"] += 1
             if progress:
                 progress.step(
-                    stage=stage.name, step=self.state["step"],
-                    share=self.state["tokens"] / stage.tokens, loss=loss, tokens=tokens,
-                    targets=targets * self.world, lr=lr, extra=load,
+                    stage=stage.name,
+                    step=self.state["step"],
+                    share=self.state["tokens"] / stage.tokens,
+                    loss=loss,
+                    tokens=tokens,
+                    targets=targets * self.world,
+                    lr=lr,
+                    extra=load,
                     last=self.state["tokens"] >= stage.tokens,
                 )
             if self._asked_to_stop():
@@ -152,8 +168,10 @@ class Trainer:
             )
             total = loss + self.config.router_aux * aux
             share = router_load([r.detach() for r in router], batch.real_BL, **kwargs)
-            extra = {"router_aux": round(float(aux.detach()), 4),
-                     "router_max_load": round(float(share.max()) * share.shape[1], 3)}
+            extra = {
+                "router_aux": round(float(aux.detach()), 4),
+                "router_max_load": round(float(share.max()) * share.shape[1], 3),
+            }
         self.engine.backward(total)
         self.engine.step()
         return float(loss.detach()), int(count), extra
@@ -200,12 +218,18 @@ class Trainer:
                 self.engine.module.decoder.save_pretrained(str(scratch), state_dict=weights)
                 self.tokenizer.save(scratch)
                 shutil.copy(self.config.data / ShardsManifest.FILE, scratch / "prompts.json")
-                write_json(scratch / "training.json", {
-                    "config": self.config.model_dump(mode="json", exclude={"data", "out"}),
-                    "parameters": sum(v.numel() for v in weights.values()),
-                    "steps": self.state["step"], "world_size": self.world,
-                    "prompts_digest": read_json(self.config.data / ShardsManifest.FILE)["digest"],
-                })
+                write_json(
+                    scratch / "training.json",
+                    {
+                        "config": self.config.model_dump(mode="json", exclude={"data", "out"}),
+                        "parameters": sum(v.numel() for v in weights.values()),
+                        "steps": self.state["step"],
+                        "world_size": self.world,
+                        "prompts_digest": read_json(self.config.data / ShardsManifest.FILE)[
+                            "digest"
+                        ],
+                    },
+                )
         dist.barrier()
         return target
 
@@ -215,8 +239,11 @@ class Trainer:
         else:
             state = self.engine.module.state_dict()
         prefix = "decoder."
-        return {k.removeprefix(prefix): v.detach().float().cpu().contiguous()
-                for k, v in state.items() if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix): v.detach().float().cpu().contiguous()
+            for k, v in state.items()
+            if k.startswith(prefix)
+        }
 
 
 def _schedule(share: float, warmup: float) -> float:
@@ -231,8 +258,13 @@ def _start_distributed() -> torch.device:
     """Join the process group that torchrun describes; a plain process is a group of one."""
     import deepspeed
 
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"),
-                        ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "29517")):
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "29517"),
+    ):
         os.environ.setdefault(name, value)
     on_gpu = torch.cuda.is_available()
     if not on_gpu:

@@ -24,8 +24,17 @@ class Progress:
         self._stage: tuple[str, float, float] = ("", 0.0, 0.0)
 
     def step(
-        self, *, stage: str, step: int, share: float, loss: float, tokens: int, targets: int,
-        lr: float, extra: dict[str, float] | None = None, last: bool = False,
+        self,
+        *,
+        stage: str,
+        step: int,
+        share: float,
+        loss: float,
+        tokens: int,
+        targets: int,
+        lr: float,
+        extra: dict[str, float] | None = None,
+        last: bool = False,
     ) -> None:
         """Count a step; report when it is time, and at the last one.
 
@@ -50,10 +59,14 @@ class Progress:
             return
         elapsed = max(now - self._since, 1e-9)
         values: dict[str, Any] = {
-            "stage": stage, "step": step, "share": round(min(share, 1.0), 4),
+            "stage": stage,
+            "step": step,
+            "share": round(min(share, 1.0), 4),
             "loss": round(sum(self._losses) / len(self._losses), 5),
             "tokens_per_s": round(self._tokens / elapsed, 1),
-            "targets_per_s": round(self._targets / elapsed, 1), "lr": lr, **(extra or {}),
+            "targets_per_s": round(self._targets / elapsed, 1),
+            "lr": lr,
+            **(extra or {}),
         }
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
@@ -61,9 +74,10 @@ class Progress:
         eta = (now - began) * max(0.0, 1 - share) / max(share - share_then, 1e-9)
         print(
             f"train {stage:>8} {values['share']:6.1%}  step {step:>6}  loss {values['loss']:.4f}  "
-            f"{values['tokens_per_s']:>8,.0f} tokens/s  {values['targets_per_s']:>7,.0f} targets/s  "
-            f"{eta:5.0f} s left",
-            file=self._stream, flush=True,
+            f"{values['tokens_per_s']:>8,.0f} tokens/s  "
+            f"{values['targets_per_s']:>7,.0f} targets/s  {eta:5.0f} s left",
+            file=self._stream,
+            flush=True,
         )
         self._since, self._tokens, self._targets, self._losses = now, 0, 0, []
 

@@ -30,8 +30,12 @@ class TreeStream:
             TrainingError: There are no shards, or they are empty.
         """
         self.files = sorted(folder.glob("*.parquet"))
-        self.groups = [(f, g) for f in self.files for g in range(pq.ParquetFile(f).num_row_groups)
-                       if pq.ParquetFile(f).metadata.row_group(g).num_rows]
+        self.groups = [
+            (f, g)
+            for f in self.files
+            for g in range(pq.ParquetFile(f).num_row_groups)
+            if pq.ParquetFile(f).metadata.row_group(g).num_rows
+        ]
         if not self.groups:
             msg = f"no token shards in {folder}; run the verbalize step first"
             raise TrainingError(msg)

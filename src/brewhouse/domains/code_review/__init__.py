@@ -1,1 +1,1 @@
-"""Patches and their reviewers: who reads, acknowledges or tests whose work in an open-source project."""
+"""Patches and their reviewers: who reads, acknowledges or tests whose work."""

@@ -96,9 +96,7 @@ def _catalogue(world: World) -> Catalogue:
     count = np.maximum(1, rng.poisson(world.items_per_cell, shape))
     total = int(count.sum())
     start = np.concatenate([[0], np.cumsum(count.ravel())[:-1]]).reshape(shape)
-    kind, day, area = (
-        np.repeat(axis.ravel(), count.ravel()) for axis in np.indices(shape)
-    )
+    kind, day, area = (np.repeat(axis.ravel(), count.ravel()) for axis in np.indices(shape))
     topic = area * words.TOPICS_PER_AREA + rng.integers(words.TOPICS_PER_AREA, size=total)
     formats = np.array([len(words.FORMATS[k]) for k in words.KINDS])[kind]
     item_format = (rng.random(total) * formats).astype(np.int64)
@@ -108,18 +106,38 @@ def _catalogue(world: World) -> Catalogue:
     name = rng.choice(len(names), size=total, p=zipf)
     company = rng.choice(len(names), size=total, p=zipf)
     titled = rng.random(total) < 0.35
-    table = _items_table(kind, area, topic, item_format, seniority, created,
-                         [names[i].title() if t else "" for i, t in zip(name, titled, strict=True)],
-                         [names[i].title() for i in company])
+    table = _items_table(
+        kind,
+        area,
+        topic,
+        item_format,
+        seniority,
+        created,
+        [names[i].title() if t else "" for i, t in zip(name, titled, strict=True)],
+        [names[i].title() for i in company],
+    )
     return Catalogue(
-        start=start, count=count, area=area, topic=topic, format=item_format, seniority=seniority,
-        quality=rng.normal(0, 1, total), created=created, table=table,
+        start=start,
+        count=count,
+        area=area,
+        topic=topic,
+        format=item_format,
+        seniority=seniority,
+        quality=rng.normal(0, 1, total),
+        created=created,
+        table=table,
     )
 
 
 def _items_table(
-    kind: np.ndarray, area: np.ndarray, topic: np.ndarray, item_format: np.ndarray,
-    seniority: np.ndarray, created: np.ndarray, names: list[str], companies: list[str],
+    kind: np.ndarray,
+    area: np.ndarray,
+    topic: np.ndarray,
+    item_format: np.ndarray,
+    seniority: np.ndarray,
+    created: np.ndarray,
+    names: list[str],
+    companies: list[str],
 ) -> pa.Table:
     topic_names = [t for _, t in words.TOPICS]
     kinds = [words.KINDS[k] for k in kind]
@@ -132,17 +150,19 @@ def _items_table(
         for level, t, name in zip(levels, topic, names, strict=True)
     ]
     stamp = pa.array(created).cast(pa.timestamp("us")).cast(TIMESTAMP)
-    return pa.table({
-        "item_id": [f"i{n:08d}" for n in range(len(kind))],
-        "valid_from": stamp,
-        "created_at": stamp,
-        "kind": kinds,
-        "title": title,
-        "company": companies,
-        "format": [words.FORMATS[k][f] for k, f in zip(kinds, item_format, strict=True)],
-        "area": [words.AREA_NAMES[a] for a in area],
-        "topic": [topic_names[t] for t in topic],
-    })
+    return pa.table(
+        {
+            "item_id": [f"i{n:08d}" for n in range(len(kind))],
+            "valid_from": stamp,
+            "created_at": stamp,
+            "kind": kinds,
+            "title": title,
+            "company": companies,
+            "format": [words.FORMATS[k][f] for k, f in zip(kinds, item_format, strict=True)],
+            "area": [words.AREA_NAMES[a] for a in area],
+            "topic": [topic_names[t] for t in topic],
+        }
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,15 +230,17 @@ def _members_table(world: World, people: People) -> pa.Table:
     last[:-1] = (member[1:] != member[:-1]) | (valid[1:] != valid[:-1])
     member, week, valid = member[last], week[last], valid[last]
     topics = np.array([t for _, t in words.TOPICS], dtype=object)
-    return pa.table({
-        "member_id": [f"m{people.ids[m]:07d}" for m in member],
-        "valid_from": pa.array(valid).cast(pa.timestamp("us")).cast(TIMESTAMP),
-        "country": [list(words.COUNTRIES)[people.country[m]] for m in member],
-        "seniority": [words.SENIORITIES[s] for s in people.seniority_MW[member, week]],
-        "role": topics[people.topic_MW[member, week]].tolist(),
-        "area": [words.AREA_NAMES[a] for a in people.area_MW[member, week]],
-        "skill": topics[people.skill_MW[member, week]].tolist(),
-    })
+    return pa.table(
+        {
+            "member_id": [f"m{people.ids[m]:07d}" for m in member],
+            "valid_from": pa.array(valid).cast(pa.timestamp("us")).cast(TIMESTAMP),
+            "country": [list(words.COUNTRIES)[people.country[m]] for m in member],
+            "seniority": [words.SENIORITIES[s] for s in people.seniority_MW[member, week]],
+            "role": topics[people.topic_MW[member, week]].tolist(),
+            "area": [words.AREA_NAMES[a] for a in people.area_MW[member, week]],
+            "skill": topics[people.skill_MW[member, week]].tolist(),
+        }
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +273,13 @@ def _visits(world: World, people: People, rng: np.random.Generator) -> Visits:
     within = np.arange(len(session)) - np.repeat(np.cumsum(length) - length, length)
     shown = _start_micros(world) + day * DAY + clock
     return Visits(
-        member=member[session], week=week[session], surface=surface[session], session=session,
-        shown_at=shown[session] + within * 40 * SECOND + rng.integers(30 * SECOND, size=len(session)),
+        member=member[session],
+        week=week[session],
+        surface=surface[session],
+        session=session,
+        shown_at=shown[session]
+        + within * 40 * SECOND
+        + rng.integers(30 * SECOND, size=len(session)),
         day=day[session],
     )
 
@@ -264,8 +291,9 @@ def _shown_items(
     kind_of = np.array([words.KINDS.index(law.kind) for law in SURFACES.values()])
     kind = kind_of[visits.surface]
     own = rng.random(n) < 0.35
-    area = np.where(own, people.area_MW[visits.member, visits.week],
-                    rng.integers(len(words.AREA_NAMES), size=n))
+    area = np.where(
+        own, people.area_MW[visits.member, visits.week], rng.integers(len(words.AREA_NAMES), size=n)
+    )
     age = np.minimum(rng.exponential(5.0, n).astype(np.int64), WARM_UP_DAYS - 1)
     day = visits.day + WARM_UP_DAYS - age
     cell = kind, day, area
@@ -326,28 +354,39 @@ def _write_chunk(world: World, target: Path, chunk: int) -> None:
         return pa.array(micros).cast(pa.timestamp("us")).cast(TIMESTAMP)
 
     ids = [f"x{chunk:04d}{n:07d}" for n in range(n)]
-    raw = pa.table({
-        "interaction_id": ids,
-        "member_id": [f"m{people.ids[m]:07d}" for m in visits.member],
-        "item_id": items.ids[item].tolist(),
-        "surface": [SURFACE_NAMES[s] for s in visits.surface],
-        "action": [ACTION_NAMES[a] for a in action],
-        "session_id": [f"s{chunk:04d}{s:07d}" for s in visits.session],
-        "shown_at": stamp(visits.shown_at),
-        "event_at": stamp(event_at),
-        "created_at": stamp(event_at + lag),
-        "origin": [LOGGED] * n,
-        "weight": pa.array(np.ones(n), INTERACTIONS["weight"]),
-    })
+    raw = pa.table(
+        {
+            "interaction_id": ids,
+            "member_id": [f"m{people.ids[m]:07d}" for m in visits.member],
+            "item_id": items.ids[item].tolist(),
+            "surface": [SURFACE_NAMES[s] for s in visits.surface],
+            "action": [ACTION_NAMES[a] for a in action],
+            "session_id": [f"s{chunk:04d}{s:07d}" for s in visits.session],
+            "shown_at": stamp(visits.shown_at),
+            "event_at": stamp(event_at),
+            "created_at": stamp(event_at + lag),
+            "origin": [LOGGED] * n,
+            "weight": pa.array(np.ones(n), INTERACTIONS["weight"]),
+        }
+    )
     interactions = conform(raw, interactions_schema(), name="interactions")
     rows, columns = np.nonzero(p_full > 0)
-    oracle = conform(pa.table({
-        "interaction_id": np.array(ids, dtype=object)[rows].tolist(),
-        "action": [ACTION_NAMES[a] for a in columns],
-        "probability": p_full[rows, columns],
-        "probability_without_history": p_visible[rows, columns],
-    }), oracle_schema(), name="oracle")
-    parts = {"members": _members_table(world, people), "interactions": interactions,
-             "oracle": oracle}
+    oracle = conform(
+        pa.table(
+            {
+                "interaction_id": np.array(ids, dtype=object)[rows].tolist(),
+                "action": [ACTION_NAMES[a] for a in columns],
+                "probability": p_full[rows, columns],
+                "probability_without_history": p_visible[rows, columns],
+            }
+        ),
+        oracle_schema(),
+        name="oracle",
+    )
+    parts = {
+        "members": _members_table(world, people),
+        "interactions": interactions,
+        "oracle": oracle,
+    }
     for name, table in parts.items():
         pq.write_table(table, target / name / f"part-{chunk:05d}.parquet", compression="zstd")

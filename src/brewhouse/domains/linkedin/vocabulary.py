@@ -31,12 +31,22 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 KINDS = tuple(FORMATS)
 COUNTRIES: dict[str, float] = {
-    "US": 0.34, "IN": 0.2, "BR": 0.1, "CA": 0.07, "JP": 0.06, "AU": 0.05, "NG": 0.06,
-    "DE": 0.05, "FR": 0.04, "NL": 0.03,
+    "US": 0.34,
+    "IN": 0.2,
+    "BR": 0.1,
+    "CA": 0.07,
+    "JP": 0.06,
+    "AU": 0.05,
+    "NG": 0.06,
+    "DE": 0.05,
+    "FR": 0.04,
+    "NL": 0.03,
 }
-_ONSETS = "b br d dr f g gr k kl l m n p pl qu r s sk st t tr v w z".split()
-_NUCLEI = "a e i o u ai ea io ou".split()
-_CODAS = "l m n r s t x nd rk lt".split()
+_ONSETS = tuple("bdfgklmnprstvwz") + (
+    "br", "dr", "gr", "kl", "pl", "qu", "sk", "st", "tr",
+)  # fmt: skip
+_NUCLEI = ("a", "e", "i", "o", "u", "ai", "ea", "io", "ou")
+_CODAS = ("l", "m", "n", "r", "s", "t", "x", "nd", "rk", "lt")
 
 
 def made_up_names(count: int, rng: np.random.Generator) -> list[str]:

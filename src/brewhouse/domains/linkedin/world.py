@@ -1,4 +1,4 @@
-"""The laws of the simulated network: sizes, behaviour, drift and the utility behind every action."""
+"""The laws of the simulated network: sizes, behaviour, drift, the utility behind every action."""
 
 from __future__ import annotations
 
@@ -37,32 +37,85 @@ def _law(base: float, slope: float) -> ActionLaw:
 
 
 SURFACES: dict[str, SurfaceLaw] = {
-    "jobs": SurfaceLaw(kind="job", share=0.16, actions={
-        "viewed": _law(-0.9, 0.9), "saved": _law(-2.2, 1.2), "applied": _law(-2.0, 1.5),
-        "dismissed": _law(-1.9, -1.1)}),
-    "job_search": SurfaceLaw(kind="job", share=0.09, actions={
-        "viewed": _law(-0.4, 0.9), "saved": _law(-2.0, 1.2), "applied": _law(-1.6, 1.5)}),
-    "feed": SurfaceLaw(kind="post", share=0.24, drift_per_week=-0.006, actions={
-        "clicked": _law(-1.3, 1.0), "liked": _law(-1.4, 1.3), "commented": _law(-2.7, 1.3),
-        "shared": _law(-2.9, 1.4), "hidden": _law(-2.3, -1.2)}),
-    "notifications": SurfaceLaw(kind="post", share=0.09, actions={
-        "clicked": _law(-0.8, 1.1), "dismissed": _law(-1.2, -0.9)}),
-    "people": SurfaceLaw(kind="person", share=0.09, actions={
-        "viewed": _law(-1.2, 0.8), "invited": _law(-1.5, 1.3), "dismissed": _law(-1.8, -1.0)}),
-    "companies": SurfaceLaw(kind="company", share=0.06, actions={
-        "viewed": _law(-1.1, 0.9), "followed": _law(-1.5, 1.3)}),
-    "events": SurfaceLaw(kind="event", share=0.06, actions={
-        "viewed": _law(-1.2, 0.9), "saved": _law(-2.1, 1.2), "registered": _law(-1.8, 1.4)}),
-    "ads": SurfaceLaw(kind="ad", share=0.07, drift_per_week=0.004, actions={
-        "clicked": _law(-1.7, 1.2), "saved": _law(-2.7, 1.2), "hidden": _law(-1.6, -1.1)}),
-    "learning": SurfaceLaw(kind="course", share=0.04, actions={
-        "viewed": _law(-1.0, 0.9), "saved": _law(-1.8, 1.2), "registered": _law(-1.8, 1.4)}),
-    "newsletters": SurfaceLaw(kind="newsletter", share=0.04, actions={
-        "clicked": _law(-1.1, 1.1), "followed": _law(-1.6, 1.3)}),
-    "groups": SurfaceLaw(kind="group", share=0.03, actions={
-        "viewed": _law(-1.0, 0.9), "followed": _law(-1.6, 1.3)}),
-    "job_alerts": SurfaceLaw(kind="job", share=0.03, actions={
-        "viewed": _law(-0.8, 0.9), "saved": _law(-2.1, 1.2), "applied": _law(-1.9, 1.5)}),
+    "jobs": SurfaceLaw(
+        kind="job",
+        share=0.16,
+        actions={
+            "viewed": _law(-0.9, 0.9),
+            "saved": _law(-2.2, 1.2),
+            "applied": _law(-2.0, 1.5),
+            "dismissed": _law(-1.9, -1.1),
+        },
+    ),
+    "job_search": SurfaceLaw(
+        kind="job",
+        share=0.09,
+        actions={"viewed": _law(-0.4, 0.9), "saved": _law(-2.0, 1.2), "applied": _law(-1.6, 1.5)},
+    ),
+    "feed": SurfaceLaw(
+        kind="post",
+        share=0.24,
+        drift_per_week=-0.006,
+        actions={
+            "clicked": _law(-1.3, 1.0),
+            "liked": _law(-1.4, 1.3),
+            "commented": _law(-2.7, 1.3),
+            "shared": _law(-2.9, 1.4),
+            "hidden": _law(-2.3, -1.2),
+        },
+    ),
+    "notifications": SurfaceLaw(
+        kind="post", share=0.09, actions={"clicked": _law(-0.8, 1.1), "dismissed": _law(-1.2, -0.9)}
+    ),
+    "people": SurfaceLaw(
+        kind="person",
+        share=0.09,
+        actions={
+            "viewed": _law(-1.2, 0.8),
+            "invited": _law(-1.5, 1.3),
+            "dismissed": _law(-1.8, -1.0),
+        },
+    ),
+    "companies": SurfaceLaw(
+        kind="company", share=0.06, actions={"viewed": _law(-1.1, 0.9), "followed": _law(-1.5, 1.3)}
+    ),
+    "events": SurfaceLaw(
+        kind="event",
+        share=0.06,
+        actions={
+            "viewed": _law(-1.2, 0.9),
+            "saved": _law(-2.1, 1.2),
+            "registered": _law(-1.8, 1.4),
+        },
+    ),
+    "ads": SurfaceLaw(
+        kind="ad",
+        share=0.07,
+        drift_per_week=0.004,
+        actions={"clicked": _law(-1.7, 1.2), "saved": _law(-2.7, 1.2), "hidden": _law(-1.6, -1.1)},
+    ),
+    "learning": SurfaceLaw(
+        kind="course",
+        share=0.04,
+        actions={
+            "viewed": _law(-1.0, 0.9),
+            "saved": _law(-1.8, 1.2),
+            "registered": _law(-1.8, 1.4),
+        },
+    ),
+    "newsletters": SurfaceLaw(
+        kind="newsletter",
+        share=0.04,
+        actions={"clicked": _law(-1.1, 1.1), "followed": _law(-1.6, 1.3)},
+    ),
+    "groups": SurfaceLaw(
+        kind="group", share=0.03, actions={"viewed": _law(-1.0, 0.9), "followed": _law(-1.6, 1.3)}
+    ),
+    "job_alerts": SurfaceLaw(
+        kind="job",
+        share=0.03,
+        actions={"viewed": _law(-0.8, 0.9), "saved": _law(-2.1, 1.2), "applied": _law(-1.9, 1.5)},
+    ),
 }
 SURFACE_NAMES = tuple(SURFACES)
 ACTION_NAMES = (NONE, *sorted({a for law in SURFACES.values() for a in law.actions}))

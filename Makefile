@@ -1,0 +1,53 @@
+# Every target sets up .venv by itself. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+PYTEST_ARGS ?=
+export HF_HUB_OFFLINE := 1
+export DO_NOT_TRACK := 1
+export GX_ANALYTICS_ENABLED := False
+export MLFLOW_DISABLE_TELEMETRY := true
+export FEAST_USAGE := False
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench compile docs clean setup
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv with everything pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 is needed, found " + sys.version.split()[0] + "; install it or pass PYTHON=/path/to/python3.11") if sys.version_info[:2] != (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: $(STAMP) ## Run the main job on a simulated network (about ten minutes on two cores)
+	$(BIN)/brewhouse demo --out runs/demo
+
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) types ## Style, imports, types, direction of dependencies
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(STAMP) ## Check types, through a view in which the mapped packages lie side by side
+	@rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/src/brewhouse build/types/brewhouse
+	@for part in components pipelines monitoring; do cp -rs $(CURDIR)/$$part build/types/brewhouse/$$part; done
+	cd build/types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p brewhouse
+
+bench: $(STAMP) ## Measure beside what a user would pick instead
+	$(BIN)/python benchmarks/tree_vs_prompts.py
+
+compile: $(STAMP) ## Compile the pipelines to the YAML beside their source
+	$(BIN)/brewhouse pipeline compile train_and_evaluate --out pipelines/train_and_evaluate/train_and_evaluate.yaml
+
+docs: $(STAMP) ## Write the README of every component from its source
+	$(BIN)/python tools/component_readmes.py
+
+clean: ## Remove what was built; runs/ and .venv stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

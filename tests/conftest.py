@@ -1,0 +1,101 @@
+"""Shared worlds, made once a session from seeds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from brewhouse import offline
+
+offline.silence()
+
+from brewhouse.data.schema import conform, interactions_schema  # noqa: E402
+from brewhouse.data.snapshot import Snapshot  # noqa: E402
+from brewhouse.domains.importer import import_source  # noqa: E402
+from brewhouse.domains.linkedin.simulate import simulate  # noqa: E402
+from brewhouse.domains.linkedin.world import World, preset  # noqa: E402
+from brewhouse.domains.loader import DomainFolder, load_domain  # noqa: E402
+from brewhouse.prompts.markup import Tagged  # noqa: E402
+from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer  # noqa: E402
+from brewhouse.prompts.verbalizer import Verbalizer  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip by name what this machine cannot run."""
+    import torch
+
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+        if item.get_closest_marker("shared_data") and not (SHARED / "data").is_dir():
+            item.add_marker(pytest.mark.skip(reason="data folder ../shared/data is absent"))
+
+
+@pytest.fixture(scope="session")
+def linkedin() -> DomainFolder:
+    return load_domain("linkedin")
+
+
+@pytest.fixture(scope="session")
+def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulate(preset("tiny", seed=11), tmp_path_factory.mktemp("tiny") / "raw", workers=1)
+
+
+@pytest.fixture(scope="session")
+def tiny(
+    tiny_raw: Path, linkedin: DomainFolder, tmp_path_factory: pytest.TempPathFactory
+) -> Snapshot:
+    return import_source(linkedin.domain, tiny_raw, tmp_path_factory.mktemp("tiny") / "snapshot")
+
+
+@pytest.fixture(scope="session")
+def thousand(linkedin: DomainFolder, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """A snapshot of 1,200 members over six weeks."""
+    folder = tmp_path_factory.mktemp("thousand")
+    world = World(
+        members=1200, weeks=6, seed=21, names=150, role_change_per_week=0.05, late_log_share=0.2
+    )
+    return import_source(linkedin.domain, simulate(world, folder / "raw"), folder / "snapshot")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(linkedin: DomainFolder, tiny: Snapshot) -> PromptTokenizer:
+    verbalizer, markup = Verbalizer(linkedin.domain), Tagged()
+    texts = [f" {verbalizer.item(row)}" for row in tiny.read("items").to_pylist()[:2000]]
+    marks = [linkedin.domain.prompt.instruction, *markup.vocabulary(verbalizer.structural_words())]
+    return train_tokenizer(texts, marks=marks, vocab_size=800, markup=markup)
+
+
+def at(day: float) -> datetime:
+    """Day number `day` of a made-up month, with fractions as hours."""
+    return datetime.fromtimestamp(1_704_067_200 + day * 86_400, UTC)
+
+
+def log_table(rows: list[dict[str, object]]) -> pa.Table:
+    """Interactions from short rows: `shown` is a day number, `event` and `logged` default to it."""
+    full = []
+    for number, row in enumerate(rows):
+        shown = float(row["shown"])
+        event = float(row.get("event", shown))
+        full.append(
+            {
+                "interaction_id": row.get("id", f"x{number}"),
+                "member_id": row.get("member", "m1"),
+                "item_id": row.get("item", f"i{number}"),
+                "surface": row.get("surface", "jobs"),
+                "action": row.get("action", "none"),
+                "session_id": row.get("session", f"s{number}"),
+                "shown_at": at(shown),
+                "event_at": at(event),
+                "created_at": at(float(row.get("logged", event))),
+                "origin": row.get("origin", "logged"),
+                "weight": 1.0,
+            }
+        )
+    return conform(pa.Table.from_pylist(full), interactions_schema(), name="interactions")

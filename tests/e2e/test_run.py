@@ -1,0 +1,309 @@
+"""The main job on a tiny world: killed, resumed, judged, registered; and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from brewhouse.domains.loader import domain_path
+from brewhouse.files import read_json
+from tests.conftest import SHARED
+
+BREWHOUSE = [sys.executable, "-c", "from brewhouse.cli.main import main; main()"]
+
+
+def brewhouse(*arguments: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BREWHOUSE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str, subprocess.CompletedProcess[str]]:
+    """A run killed in the middle of training and started again."""
+    out = tmp_path_factory.mktemp("e2e") / "run"
+    arguments = [
+        "run",
+        "--domain",
+        "linkedin",
+        "--preset",
+        "tiny",
+        "--seed",
+        "5",
+        "--out",
+        str(out),
+        "--json",
+    ]
+    first = subprocess.Popen(
+        [*BREWHOUSE, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    said = []
+    for line in first.stderr:
+        said.append(line)
+        if "finetune" in line or time.monotonic() < 0:
+            break
+    os.killpg(first.pid, signal.SIGKILL)
+    said.append(first.communicate()[1] or "")
+    time.sleep(2)
+    return out, "".join(said), brewhouse(*arguments)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_the_last_finished_step(finished) -> None:
+    out, before, run = finished
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "simulating preset tiny" in before
+    assert "finetune" in before
+    assert "simulating preset" not in run.stderr
+    assert "expectations met" not in run.stderr
+    assert "through Feast" not in run.stderr
+    assert "resumed from step-" in run.stderr
+    assert "registered brewhouse-linkedin version 1" in run.stderr
+    assert read_json(out / "evidence" / "status.json")["state"] == "SUCCEEDED"
+
+
+@pytest.mark.slow
+def test_the_evidence_of_a_run(finished) -> None:
+    out, _, run = finished
+    value = json.loads(run.stdout)
+    assert value["verdict"] == "PASS"
+    assert value["registered"]["state"] == "PENDING_APPROVAL"
+    results = read_json(out / "evidence" / "results.json")
+    assert len(results["tasks"]) == 35
+    assert {c["name"]: c["passed"] for c in results["checks"]} == {
+        "leaf_parity": True,
+        "canary": True,
+        "point_in_time": True,
+    }
+    scorers = results["tasks"][0]["scorers"]
+    assert {"ranker", "popularity", "lightgbm", "oracle", "oracle_without_history"} <= set(scorers)
+    lineage = read_json(out / "evidence" / "lineage.json")["steps"]
+    assert sorted(lineage) == sorted(
+        [
+            "import_data",
+            "validate_data",
+            "build_features",
+            "verbalize",
+            "train_ranker",
+            "train_baselines",
+            "evaluate",
+            "gate",
+            "register",
+        ]
+    )
+    assert lineage["verbalize"]["snapshot"] == lineage["import_data"]["snapshot"]
+    report = (out / "evidence" / "report.html").read_text()
+    assert "oracle without history" in report
+    assert "10-99" in report
+    assert 'src="http' not in report
+    assert "m000" not in report
+
+
+@pytest.mark.slow
+def test_members_outside_the_regions_never_reach_the_shards(finished) -> None:
+    out, _, _ = finished
+    manifest = read_json(out / "evidence" / "prompts.json")
+    removed = manifest["counts"]["removed"]
+    assert removed["members_outside_regions"] > 0
+    assert removed["rows_outside_regions"] > 0
+    from brewhouse.prompts.shards import read_trees
+
+    shards = next((out / "artifacts").rglob("train/shard-*.parquet")).parents[1]
+    members = {t.member for f in (shards / "train").glob("*") for t in read_trees(f)}
+    snapshot = next((out / "artifacts").rglob("snapshot/members"))
+    frame = pd.concat([pd.read_parquet(p) for p in snapshot.rglob("*.parquet")])
+    outside = set(frame[frame.country.isin(["DE", "FR", "NL"])].member_id)
+    assert outside
+    assert members
+    assert not members & outside
+    assert removed["members_outside_regions"] == len(outside)
+
+
+@pytest.mark.slow
+def test_a_blocked_run_trains_nothing(tiny_raw: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(tiny_raw, raw)
+    path = next((raw / "interactions").glob("*"))
+    frame = pd.read_parquet(path)
+    frame.loc[3, "action"] = "poked"
+    frame.to_parquet(path, coerce_timestamps="us", allow_truncated_timestamps=True)
+    run = brewhouse(
+        "run", "--domain", "linkedin", "--source", str(raw), "--out", str(tmp_path / "out")
+    )
+    assert run.returncode == 4, run.stderr
+    assert run.stderr.count("error: ") == 1
+    assert "unknown action" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "out" / "training").exists()
+    assert read_json(tmp_path / "out" / "evidence" / "status.json")["state"] == "FAILED"
+    assert read_json(tmp_path / "out" / "evidence" / "validation.json")["blocked"]
+
+
+def _broken_yaml(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "mine"
+    shutil.copytree(domain_path("linkedin"), folder, ignore=shutil.ignore_patterns("*.py*"))
+    (folder / "domain.yaml").write_text("name: [x\nversion: 1\n")
+    return ["run", "--domain", str(folder), "--preset", "tiny", "--out", str(tmp_path / "o")]
+
+
+def _same_answers(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "mine"
+    shutil.copytree(domain_path("linkedin"), folder, ignore=shutil.ignore_patterns("*.py*"))
+    task = folder / "tasks" / "jobs.yaml"
+    task.write_text(
+        task.read_text().replace(
+            "    positive: [viewed]\n", "    positive: [viewed]\n    answers: [will do, will not]\n"
+        )
+    )
+    return ["domain", "validate", str(folder)]
+
+
+MISTAKES = {
+    "unknown domain": (lambda _: ["run", "--domain", "x", "--out", "o"], 2, "neither built in"),
+    "broken yaml": (_broken_yaml, 2, "no valid YAML"),
+    "answers alike": (_same_answers, 6, "share their first token"),
+    "no date": (
+        lambda p: [
+            "run",
+            "--domain",
+            "linkedin",
+            "--preset",
+            "tiny",
+            "--train-end",
+            "soon",
+            "--out",
+            str(p / "o"),
+        ],
+        2,
+        "'soon' is no date",
+    ),
+    "no snapshot": (
+        lambda p: ["data", "validate", "--domain", "linkedin", "--snapshot", str(p)],
+        3,
+        "import again",
+    ),
+    "no source": (
+        lambda p: [
+            "data",
+            "import",
+            "--domain",
+            "linkedin",
+            "--out",
+            str(p / "s"),
+            "--source",
+            str(p / "none"),
+        ],
+        2,
+        "does not exist",
+    ),
+    "unknown preset": (
+        lambda p: [
+            "data",
+            "import",
+            "--domain",
+            "linkedin",
+            "--out",
+            str(p / "s"),
+            "--preset",
+            "huge",
+        ],
+        2,
+        "unknown preset",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_one_message_and_an_exit_code(
+    tmp_path: Path, arguments, code: int, message: str
+) -> None:
+    run = brewhouse(*arguments(tmp_path))
+    assert run.returncode == code, run.stderr
+    assert message in run.stderr
+    assert run.stderr.count("error: ") == 1
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+    assert not (tmp_path / "s").exists()
+
+
+def test_help_and_import_are_fast() -> None:
+    for code in ("import brewhouse", "from brewhouse.cli.main import app"):
+        best = min(_seconds(code) for _ in range(3))
+        assert best < 0.5, code
+    heavy = ("torch", "pandas", "pyarrow", "kfp", "feast", "mlflow", "duckdb")
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, brewhouse.cli.main; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not set(heavy) & set(loaded)
+
+
+def _seconds(code: str) -> float:
+    empty = time.monotonic()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return (time.monotonic() - start) - (start - empty)
+
+
+def test_doctor_finds_this_environment_whole() -> None:
+    run = brewhouse("doctor", "--json")
+    assert run.returncode == 0, run.stdout
+    assert {i["state"] for i in json.loads(run.stdout)} == {"ok"}
+
+
+def test_tasks_and_domains_for_machines() -> None:
+    tasks = json.loads(brewhouse("tasks", "ls", "--domain", "linkedin", "--json").stdout)
+    assert len(tasks) == 35
+    assert tasks[0]["version"] == 1
+    assert "code_review" in brewhouse("domain", "ls").stdout
+
+
+@pytest.mark.shared_data
+def test_code_review_imports_with_its_traps_handled(tmp_path: Path) -> None:
+    run = brewhouse(
+        "data",
+        "import",
+        "--domain",
+        "code_review",
+        "--source",
+        str(SHARED / "data" / "code_review"),
+        "--out",
+        str(tmp_path / "s"),
+        "--json",
+    )
+    assert run.returncode == 0, run.stderr
+    manifest = json.loads(run.stdout)
+    policies = {p["surface"]: p for p in manifest["provenance"]["negatives"]}
+    assert set(policies) == {"reviewed", "acked", "tested"}
+    assert policies["reviewed"]["drawn"] > 3.9 * policies["reviewed"]["positives"]
+    from brewhouse.data.snapshot import Snapshot
+
+    log = Snapshot.open(tmp_path / "s").read("interactions").to_pandas()
+    drawn = log[log.origin == "sampled"]
+    touched = set(
+        zip(log[log.origin == "logged"].member_id, log[log.origin == "logged"].item_id, strict=True)
+    )
+    assert not touched & set(zip(drawn.member_id, drawn.item_id, strict=True))
+    assert (log.event_at > log.shown_at).all()
+    per = drawn.groupby("surface").size() / log[log.origin == "logged"].groupby("surface").size()
+    assert per["reviewed"] == pytest.approx(4, abs=0.01)

@@ -1,0 +1,97 @@
+"""The compiled pipeline is the golden file, loads with kfp, and says everything a cluster needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from kfp import components
+
+from brewhouse.errors import ConfigError
+from brewhouse.platform.pipelines import compile_pipeline, load_pipeline
+from tests.conftest import ROOT
+
+GOLDEN = ROOT / "pipelines" / "train_and_evaluate" / "train_and_evaluate.yaml"
+STEPS = {
+    "import-data",
+    "validate-data",
+    "build-features",
+    "verbalize",
+    "train-ranker",
+    "train-baselines",
+    "evaluate",
+    "gate",
+    "read-outcome",
+    "register-candidate",
+    "report-status",
+}
+
+
+@pytest.fixture(scope="module")
+def spec() -> dict:
+    return next(yaml.safe_load_all(GOLDEN.read_text()))
+
+
+def test_compiles_to_the_golden_file(tmp_path: Path) -> None:
+    fresh = compile_pipeline("train_and_evaluate", tmp_path / "p.yaml")
+    assert fresh.read_text() == GOLDEN.read_text(), "run `make compile` and review the difference"
+
+
+def test_loads_with_kfp() -> None:
+    loaded = components.load_component_from_file(str(GOLDEN))
+    assert loaded.name == "train-and-evaluate"
+    assert {"domain", "source", "preset", "policy", "tracking_uri"} <= set(
+        loaded.pipeline_spec.root.input_definitions.parameters
+    )
+
+
+def test_images_and_resources_of_every_step(spec: dict) -> None:
+    executors = spec["deploymentSpec"]["executors"]
+    assert {name.removeprefix("exec-") for name in executors} == STEPS
+    for name, executor in executors.items():
+        container = executor["container"]
+        assert container["image"].startswith("registry.example.com/brewhouse/")
+        if name != "exec-report-status":
+            resources = container["resources"]
+            assert {"resourceCpuLimit", "resourceMemoryLimit"} <= set(resources)
+        # Images hold the package: nothing is installed when a step starts.
+        assert "pip install" not in " ".join(container["command"])
+
+
+def test_inputs_of_every_step(spec: dict) -> None:
+    for name in STEPS - {"report-status"}:
+        definition = spec["components"][f"comp-{name}"]
+        inputs = definition["inputDefinitions"]
+        assert inputs.get("parameters") or inputs.get("artifacts")
+    training = spec["components"]["comp-train-ranker"]["inputDefinitions"]
+    assert set(training["artifacts"]) == {"shards"}
+    assert "options" in training["parameters"]
+
+
+def test_nothing_trains_on_unvalidated_data(spec: dict) -> None:
+    body = next(c for n, c in spec["components"].items() if n.startswith("comp-exit-handler"))
+    tasks = body["dag"]["tasks"]
+
+    def upstream(name: str) -> set[str]:
+        direct = set(tasks[name].get("dependentTasks", []))
+        return direct.union(*(upstream(d) for d in direct)) if direct else set()
+
+    assert "validate-data" in upstream("train-ranker")
+    assert "validate-data" in upstream("train-baselines")
+
+
+def test_only_a_pass_registers(spec: dict) -> None:
+    body = next(c for n, c in spec["components"].items() if n.startswith("comp-exit-handler"))
+    condition = next(t for n, t in body["dag"]["tasks"].items() if n.startswith("condition"))
+    assert "== 'PASS'" in condition["triggerPolicy"]["condition"]
+
+
+def test_no_secret_is_a_parameter(spec: dict) -> None:
+    names = set(spec["root"]["inputDefinitions"]["parameters"])
+    assert not {n for n in names if any(w in n for w in ("token", "secret", "password", "key"))}
+
+
+def test_unknown_pipeline() -> None:
+    with pytest.raises(ConfigError, match="unknown pipeline 'x'; choose one of train_and_evaluate"):
+        load_pipeline("x")

@@ -1,0 +1,231 @@
+"""Training: ranks agree, a stopped run resumes exactly, the export reloads to the same scores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from brewhouse.domains.loader import DomainFolder
+from brewhouse.errors import ConfigError, TrainingError
+from brewhouse.files import read_json, write_json
+from brewhouse.prompts.markup import Tagged
+from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_questions
+from brewhouse.prompts.shards import read_trees, write_trees
+from brewhouse.prompts.shards_manifest import ShardsManifest
+from brewhouse.prompts.tokenizer import PromptTokenizer
+from brewhouse.prompts.tree import TokenTree
+from brewhouse.scoring.scorer import Scorer
+from brewhouse.stages import training
+from brewhouse.tasks.suite import load_suite
+from brewhouse.training.checkpoints import mark_complete, newest
+from brewhouse.training.config import parse_train_config
+from brewhouse.training.stream import TreeStream
+
+
+@pytest.fixture(scope="module")
+def shards(linkedin: DomainFolder, tokenizer: PromptTokenizer, tmp_path_factory) -> Path:
+    """Shards in which the answer is told by the item: something a tiny model can learn."""
+    folder = tmp_path_factory.mktemp("shards")
+    book = build_questions(linkedin.domain, load_suite(linkedin))
+    answers = answer_tokens(book, Tagged(), tokenizer.encode)
+    rng = np.random.default_rng(0)
+    trees = [_tree(rng, book, i) for i in range(600)]
+    counts = write_trees(folder / "train" / "shard-0000.parquet", trees, batch=150)
+    write_trees(folder / "cpt" / "shard-0000.parquet", trees[:100])
+    tokenizer.save(folder / "tokenizer")
+    ShardsManifest(
+        domain={"name": "linkedin"},
+        snapshot="sha256:0",
+        split={},
+        surfaces=[],
+        tasks=[],
+        last_known="",
+        counts={"train": counts},
+        book=book,
+        answers=answers,
+        history={},
+    ).write(folder)
+    return folder
+
+
+def _tree(rng: np.random.Generator, book: QuestionBook, number: int) -> TokenTree:
+    trunk, leaves = int(rng.integers(3, 25)), int(rng.integers(1, 5))
+    labels = rng.integers(0, 2, leaves)
+    tokens = rng.integers(300, 700, trunk + 2 * leaves).astype(np.int32)
+    tokens[trunk + 1 :: 2] = 400 + labels
+    return TokenTree(
+        member=f"m{number}",
+        tokens_T=tokens,
+        trunk=trunk,
+        leaf_start_N=trunk + 2 * np.arange(leaves),
+        branch_N=np.full(leaves, trunk),
+        question_N=np.zeros(leaves, np.int64),
+        label_N=labels,
+        weight_N=np.ones(leaves, np.float32),
+        row_N=tuple(f"{number}-{i}" for i in range(leaves)),
+    )
+
+
+OPTIONS = {
+    "model": "micro",
+    "batch_tokens": 512,
+    "checkpoint_steps": 7,
+    "seed": 3,
+    "stages": [
+        {"name": "cpt", "shards": "cpt", "loss": "tokens", "tokens": 3000, "lr": 5e-3},
+        {"name": "finetune", "shards": "train", "loss": "answers", "tokens": 40000, "lr": 5e-3},
+    ],
+}
+
+
+def train(shards: Path, folder: Path, *, processes: int = 1, **options: object) -> Path:
+    return training.run(
+        shards=shards,
+        model_out=folder / "model",
+        workspace=str(folder / "work"),
+        options=OPTIONS | options,
+        processes=processes,
+    )
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path, tmp_path_factory) -> Path:
+    return train(shards, tmp_path_factory.mktemp("one"))
+
+
+def test_it_learns_and_the_export_scores(trained: Path, shards: Path) -> None:
+    scorer = Scorer.load(trained)
+    trees = list(read_trees(shards / "train" / "shard-0000.parquet"))[:100]
+    scores = scorer.score(trees)
+    labels = np.concatenate([t.label_N for t in trees])
+    assert (scores.logits_NA[:, :2].argmax(1) == labels).mean() > 0.95
+    names = {p.name for p in trained.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "prompts.json"} <= names
+    assert not {n for n in names if n.endswith((".bin", ".pt", ".pkl"))}
+
+
+def test_transformers_loads_the_export_as_it_is(trained: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(trained, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(trained, trust_remote_code=False)
+    ids = tokenizer("kafka remote", return_tensors="pt").input_ids
+    assert model(ids).logits.shape[-1] == len(tokenizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_zero_stages_agree_with_plain_data_parallel(
+    shards: Path, tmp_path: Path, zero_stage: int
+) -> None:
+    short = {"stages": [OPTIONS["stages"][1] | {"tokens": 12000}]}
+    plain = weights(train(shards, tmp_path / "plain", processes=2, **short))
+    sharded = weights(train(shards, tmp_path / "zero", processes=2, zero_stage=zero_stage, **short))
+    assert plain.keys() == sharded.keys()
+    assert max(float((plain[k] - sharded[k]).abs().max()) for k in plain) < 1e-3
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_to_the_same_weights(
+    shards: Path, trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "work"
+    config = parse_train_config(OPTIONS | {"data": str(shards), "out": str(out)}, where="test")
+    out.mkdir()
+    write_json(out / "train.json", config.model_dump(mode="json"))
+    command = [sys.executable, "-m", "brewhouse.training", "--config", str(out / "train.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": "29631"}
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while newest(out / "checkpoints") is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    tag, state = newest(out / "checkpoints")
+    assert state["step"] > 0
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed from {tag}" in done.stdout
+    ours, theirs = weights(out / "model"), weights(trained)
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+
+
+def test_the_stream_resumes_and_splits(shards: Path) -> None:
+    def rows(**kwargs: int) -> list[str]:
+        skip = kwargs.pop("skip", 0)
+        stream = TreeStream(shards / "train", batch_tokens=512, seed=1, **kwargs)(skip=skip)
+        return [
+            ",".join(t.row_N[0] for t in batch) for batch, _ in (next(stream) for _ in range(8))
+        ]
+
+    whole = rows()
+    assert rows(skip=3)[:5] == whole[3:]
+    assert rows() == whole
+    ranks = [rows(rank=r, world=2) for r in (0, 1)]
+    assert [r for pair in zip(*ranks, strict=True) for r in pair][:8] == whole
+
+
+def test_an_epoch_shows_every_tree_once(shards: Path) -> None:
+    stream = TreeStream(shards / "train", batch_tokens=512, seed=1)()
+    seen: list[str] = []
+    while len(seen) < 600:
+        batch, tokens = next(stream)
+        assert tokens == sum(len(t) for t in batch)
+        assert len(batch) * max(len(t) for t in batch) <= 512
+        seen += [t.member for t in batch]
+    assert sorted(seen) == sorted({f"m{i}" for i in range(600)})
+
+
+def test_unfinished_checkpoints_are_ignored_and_removed(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        (tmp_path / f"step-{step:09d}").mkdir()
+    mark_complete(tmp_path, "step-000000001", {"step": 1}, keep=2)
+    assert newest(tmp_path) == ("step-000000001", {"step": 1})
+    mark_complete(tmp_path, "step-000000003", {"step": 3}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000001", "step-000000003"]
+
+
+def test_divergence_is_told(shards: Path, tmp_path: Path) -> None:
+    wild = {"stages": [OPTIONS["stages"][1] | {"lr": 1e30, "warmup": 0.0}]}
+    with pytest.raises(TrainingError, match="loss is nan at step .* lower lr"):
+        train(shards, tmp_path, **wild)
+
+
+def test_wrong_options_are_told() -> None:
+    with pytest.raises(ConfigError, match="options: stages.0.lr: Input should be greater than 0"):
+        parse_train_config(
+            {
+                "data": "d",
+                "out": "o",
+                "stages": [
+                    {"name": "a", "shards": "train", "loss": "answers", "tokens": 1, "lr": 0}
+                ],
+            },
+            where="options",
+        )
+
+
+def test_missing_shards_are_told(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="run the verbalize step again"):
+        training.run(shards=tmp_path, model_out=tmp_path / "m")
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu(shards: Path, tmp_path: Path) -> None:
+    model = train(shards, tmp_path, precision="bfloat16")
+    assert read_json(model / "training.json")["steps"] > 0
