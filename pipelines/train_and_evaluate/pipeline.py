@@ -63,6 +63,7 @@ def train_and_evaluate(
         publish_to: Folder or URI that collects the run's evidence.
     """
     ending = report_status(publish_to=publish_to)
+    ending.set_caching_options(False)
     with dsl.ExitHandler(ending, name="report how the run ended"):
         imported = _size(
             import_data(

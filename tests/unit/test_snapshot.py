@@ -51,11 +51,10 @@ def test_an_unfinished_folder_is_no_snapshot(tmp_path: Path) -> None:
         Snapshot.open(tmp_path)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyError):
-        write_snapshot(
-            tmp_path / "s", {"members": log_table([{"shown": 1}])}, domain="x", provenance={}
-        )
+def test_a_failed_write_leaves_nothing(tiny: Snapshot, tmp_path: Path) -> None:
+    only_members = {"members": tiny.read("members")}
+    with pytest.raises(KeyError, match="items"):
+        write_snapshot(tmp_path / "s", only_members, domain="x", provenance={})
     assert list(tmp_path.iterdir()) == []
 
 

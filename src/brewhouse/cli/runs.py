@@ -58,8 +58,6 @@ def run(
     }
     if policy:
         arguments["policy"] = policy
-    for stale in ("registration.json", "status.json", "verdict.json"):
-        (out / "evidence" / stale).unlink(missing_ok=True)
     key = f"{code_version()}-{folder.digest[7:19]}"
     run_local("train_and_evaluate", arguments, LocalRun(out=out, cache_key=key), marker=TOLD)
     _summarise(out, as_json)
@@ -125,11 +123,14 @@ def _summarise(out: Path, as_json: bool) -> None:
     evidence = out / "evidence"
     results = Results.read(evidence / "results.json")
     verdict = read_json(evidence / "verdict.json")
-    registered = evidence / "registration.json"
+    path = evidence / "registration.json"
+    registered = read_json(path) if path.exists() else None
+    if registered and registered["results"] != verdict["results_digest"]:
+        registered = None  # of an earlier run in this folder
     value: dict[str, Any] = {
         "verdict": verdict["outcome"],
         "rules": verdict["rules"],
-        "registered": read_json(registered) if registered.exists() else None,
+        "registered": registered,
         "report": str(evidence / "report.html"),
         "results": str(evidence / "results.json"),
         "mean_auc": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class TreeBuilder:
     layout: StreamLayout
     items: ItemBook
     versions: dict[str, list[Version]]
+    newest_told: list[int] = field(default_factory=list)
+    """When the newest evidence of each training timeline became known, for the manifest's proof."""
 
     def training(self, timelines: Timelines, *, known_by: int) -> Iterator[PromptTree]:
         """Trees that cover every target; no evidence known at or after `known_by` is used."""
@@ -117,7 +119,10 @@ class TreeBuilder:
         versions = self.versions.get(_id(timelines, member), [])
         if known_by is not None:
             versions = [v for v in versions if v.rank < 2 * known_by]
-        return merge(past, versions)
+        evidence = merge(past, versions)
+        if known_by is not None and evidence:
+            self.newest_told.append(evidence[-1].rank // 2)
+        return evidence
 
     def _candidates(self, timelines: Timelines, query: int) -> list[Candidate]:
         log, book = timelines.log, self.layout.book

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import NamedTuple, Protocol
 
-_REPLACED = str.maketrans({"<": "\u2039", ">": "\u203a", '"': "'", "\u201c": "'", "\u201d": "'"})
+_REPLACED = str.maketrans({"<": "\u2039", ">": "\u203a", "[": "(", "]": ")"})
 MAX_DATA_CHARS = 2_000
 
 
@@ -30,9 +30,8 @@ def data(text: str) -> Segment:
 def sanitize(text: str) -> str:
     """Make user text unable to forge structure, and cut it at 2,000 characters.
 
-    Control, format and private-use characters go, runs of white space become one space, angle
-    brackets and double quotes become look-alikes. Composed to NFC, so that equal-looking texts are
-    equal.
+    Control, format and private-use characters go, runs of white space become one space, angle and
+    square brackets become look-alikes. Composed to NFC, so that equal-looking texts are equal.
     """
     composed = unicodedata.normalize("NFC", text[: 2 * MAX_DATA_CHARS])
     kept = (
@@ -112,7 +111,10 @@ class Tagged:
 
 
 class Plain:
-    """Plain words and quotes: for pretrained models with their own tokenizer."""
+    """Plain words, a line an event: for pretrained models with their own tokenizer.
+
+    The arrow in front of an answer cannot stand in data, for data holds no angle bracket.
+    """
 
     name = "plain"
 
@@ -129,13 +131,13 @@ class Plain:
         return (mark("\nProfile change" + (f" ({gap}):" if gap else ":")),)
 
     def item(self, surface: str, age: str, gap: str | None) -> tuple[Segment, ...]:
-        """Surface, age and gap in front of the quoted item."""
+        """Surface, age and gap in front of the item."""
         told = ", ".join(w for w in (age, gap) if w)
-        return (mark(f'\n{surface} ({told}): "'),)
+        return (mark(f"\n{surface} ({told}):"),)
 
     def answer_next(self) -> tuple[Segment, ...]:
-        """The closing quote and an arrow."""
-        return (mark('" ->'),)
+        """An arrow."""
+        return (mark(" ->"),)
 
     def answer(self, word: str) -> Segment:
         """The word after a space."""

@@ -15,6 +15,17 @@ from brewhouse.prompts.markup import Markup, Segment, data, mark
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.stream import Candidate, Length
 from brewhouse.prompts.tree import Leaf, PromptTree
+from brewhouse.tasks.suite import Suite
+
+
+def question_phrases(book: QuestionBook, suite: Suite) -> dict[int, str]:
+    """Each question in words: its task's own phrase, or the choice that several tasks share."""
+    phrases: dict[int, str] = {}
+    for number, question in enumerate(book.questions):
+        readers = [t for t in suite.tasks if book.readings[t.name].question == number]
+        choice = f"Which will it be: {', '.join(question.answers)}?"
+        phrases[number] = readers[0].phrase if len(readers) == 1 else choice
+    return phrases
 
 
 @dataclass(frozen=True, kw_only=True)

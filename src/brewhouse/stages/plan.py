@@ -38,7 +38,7 @@ PLANS: dict[str, dict[str, Any]] = {
         "train_options": budget(cpt=5_000_000, finetune=100_000_000),
         "max_test_sessions": 20_000,
     },
-    "": {"train_options": budget(cpt=400_000, finetune=6_000_000), "max_test_sessions": 12_000},
+    "": {"train_options": budget(cpt=400_000, finetune=4_000_000), "max_test_sessions": 20_000},
 }
 """By preset; the empty name is for a source folder."""
 

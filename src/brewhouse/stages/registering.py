@@ -71,7 +71,7 @@ def run(
         },
     )
     tracker.finish(run_id)
-    write_json(registration_out, vars(registered))
+    write_json(registration_out, vars(registered) | {"results": judged.results_digest})
     publish({"registration.json": registration_out, CARD: kept / CARD}, publish_to)
     note_lineage(publish_to, "register", vars(registered))
     tell(f"registered {registered.name} version {registered.version}, {registered.state}")

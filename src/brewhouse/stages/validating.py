@@ -34,7 +34,8 @@ def run(
     spec = load_domain(domain).domain
     cut = Snapshot.open(snapshot)
     cut.verify()
-    end = parse_day(train_end) if train_end else None
+    day = train_end or spec.defaults.train_end
+    end = parse_day(day) if day else None
     findings, counts = validate(cut, spec, docs_out, train_end=end)
     rules = list(check_references(cut))
     findings += [
