@@ -93,7 +93,7 @@ class TokenTree:
     @property
     def leaf_end_N(self) -> np.ndarray:
         """One past the last token of each leaf."""
-        return np.append(self.leaf_start_N[1:], len(self.tokens_T)).astype(np.int64)
+        return np.append(self.leaf_start_N, len(self.tokens_T))[1:].astype(np.int64)
 
     @property
     def answer_at_N(self) -> np.ndarray:

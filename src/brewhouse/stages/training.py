@@ -121,7 +121,9 @@ def _launch(out: Path, processes: int) -> None:
         finally:
             reader.join()
     if code:
-        lines = [line for line in tail if "error" in line.lower()] or list(tail)[-5:]
+        # Ours first; what the launcher wraps around it says nothing more.
+        ours = [line.removeprefix("error: ") for line in tail if line.startswith("error: ")]
+        lines = ours or [line for line in tail if "Error" in line] or list(tail)[-5:]
         msg = (
             f"training failed with exit code {code}: "
             + " | ".join(lines[-3:])

@@ -1,0 +1,177 @@
+"""One shard of members: its timelines, its trees, its canaries. Runs in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from brewhouse import offline
+from brewhouse.data.snapshot import Snapshot
+from brewhouse.data.splits import TemporalSplit, to_micros
+from brewhouse.data.timelines import Log, Timelines, assert_no_leak, build_timelines, log_from_table
+from brewhouse.domains.loader import load_domain
+from brewhouse.domains.spec import Domain
+from brewhouse.prompts.builder import TreeBuilder, stream_layout, tokenized
+from brewhouse.prompts.canary import CanaryBook, plant, sightings
+from brewhouse.prompts.evidence import ItemBook, Version, item_book, profile_versions
+from brewhouse.prompts.shards import write_trees
+from brewhouse.prompts.tokenizer import PromptTokenizer
+from brewhouse.prompts.verbalizer import Verbalizer
+from brewhouse.tasks.suite import load_suite
+
+CANARY_ROWS = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every shard's process needs to know; small and picklable."""
+
+    domain: str
+    snapshot: Path
+    logs: Path
+    out: Path
+    split: TemporalSplit
+    tokenizer: Path
+    test_share: dict[str, float]
+    tasks: tuple[str, ...]
+
+
+_BOOKS: dict[Path, tuple[ItemBook, dict[str, list[Version]]]] = {}
+
+
+def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
+    """Write the training, pre-training and test trees of one shard; return what was counted."""
+    offline.silence()
+    work, number = job
+    folder = load_domain(work.domain)
+    spec = folder.domain
+    suite = load_suite(folder).select(list(work.tasks))
+    tokenizer = PromptTokenizer.load(work.tokenizer)
+    if work.snapshot not in _BOOKS:
+        cut, verbalizer = Snapshot.open(work.snapshot), Verbalizer(spec)
+        _BOOKS[work.snapshot] = (
+            item_book(cut.read("items"), verbalizer),
+            profile_versions(cut.read("members"), verbalizer),
+        )
+    items, versions = _BOOKS[work.snapshot]
+    builder = TreeBuilder(
+        layout=stream_layout(spec, suite, tokenizer), items=items, versions=versions
+    )
+    log = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
+    known_by = to_micros(work.split.train_end)
+    train = _timelines(log, spec, train_rows(log, spec, work.split))
+    name = f"shard-{number:04d}.parquet"
+    counts: dict[str, Any] = {
+        "train": write_trees(
+            work.out / "train" / name,
+            tokenized(builder.training(train, known_by=known_by), tokenizer),
+        ),
+        "cpt": write_trees(
+            work.out / "cpt" / name,
+            tokenized(builder.documents(train, known_by=known_by), tokenizer),
+        ),
+    }
+    chosen = test_rows(log, work.split, work.test_share)
+    test = _timelines(log, spec, np.concatenate([*chosen.values(), np.zeros(0, np.int64)]))
+    counts["test"] = write_trees(
+        work.out / "test" / name, tokenized(builder.requests(test), tokenizer)
+    )
+    _write_rows(work.out / "rows" / name, test, chosen)
+    counts["train_members"] = len(np.unique(log.member[train.targets_Q]))
+    known = log.known_at[train.targets_Q]
+    counts["last_known"] = max(int(known.max(initial=0)), *builder.newest_told, 0)
+    counts["canary"] = _canary(builder, log, spec, test) if len(test.targets_Q) else []
+    return counts
+
+
+def _timelines(log: Log, spec: Domain, rows: np.ndarray) -> Timelines:
+    timelines = build_timelines(
+        log,
+        history_surfaces=spec.history_surfaces,
+        targets=rows.astype(np.int64),
+        lag_micros=int(spec.history.lag.total_seconds() * 1e6),
+    )
+    assert_no_leak(timelines, newest=spec.history.max_events + 1)
+    return timelines
+
+
+def train_rows(log: Log, spec: Domain, split: TemporalSplit) -> np.ndarray:
+    """Rows that may be training targets: shown in the window, and known before it ends."""
+    start, end = split.train.micros
+    allowed = np.isin(np.array(log.surfaces), spec.training_surfaces)[log.surface]
+    return np.flatnonzero((log.shown_at >= start) & (log.known_at < end) & allowed)
+
+
+def test_rows(log: Log, split: TemporalSplit, share: dict[str, float]) -> dict[int, np.ndarray]:
+    """Test rows by horizon: whole sessions, chosen by a hash of their first row's id."""
+    first: dict[int, str] = {}
+    for session, row in zip(log.session.tolist(), log.interaction_id.tolist(), strict=True):
+        first.setdefault(session, row)
+    draw = {
+        s: int.from_bytes(hashlib.blake2b(r.encode(), digest_size=6).digest()) / 2**48
+        for s, r in first.items()
+    }
+    u = np.array([draw[s] for s in log.session.tolist()])
+    limit = np.array([share.get(surface, 0.0) for surface in log.surfaces])[log.surface]
+    chosen = {}
+    for weeks, window in split.tests.items():
+        start, end = window.micros
+        chosen[weeks] = np.flatnonzero((log.shown_at >= start) & (log.shown_at < end) & (u < limit))
+    return chosen
+
+
+def _write_rows(path: Path, test: Timelines, chosen: dict[int, np.ndarray]) -> None:
+    """What evaluation needs to know of each test row besides its scores."""
+    log = test.log
+    horizon = np.concatenate(
+        [np.full(len(rows), weeks) for weeks, rows in chosen.items()] or [np.zeros(0)]
+    )
+    q = test.targets_Q
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(
+        pa.table(
+            {
+                "row": pa.array(log.interaction_id[q].tolist(), pa.string()),
+                "member": pa.array(log.member_ids[log.member[q]].tolist(), pa.string()),
+                "surface": pa.array([log.surfaces[s] for s in log.surface[q]], pa.string()),
+                "action": pa.array([log.actions[a] for a in log.action[q]], pa.string()),
+                "horizon_weeks": pa.array(horizon.astype(np.int64)),
+                "history": pa.array(test.branch_Q),
+                "sampled": pa.array(~log.logged[q]),
+            }
+        ),
+        path,
+    )
+
+
+def _canary(builder: TreeBuilder, log: Log, spec: Domain, test: Timelines) -> list[list[float]]:
+    """Label and sighting of some test rows in a log where canaries were planted."""
+    rows = test.targets_Q[:CANARY_ROWS]
+    none = log.actions.index("none") if "none" in log.actions else -1
+    positive = np.zeros(len(log), bool)
+    positive[rows] = log.action[rows] != none
+    surfaces = set(spec.history_surfaces)
+    planted_on = np.isin(np.array(log.surfaces), list(surfaces))[log.surface]
+    tampered = plant(log, positive=positive & planted_on, action=int(log.action[rows[0]]))
+    rows = rows[planted_on[rows]]
+    timelines = build_timelines(
+        tampered,
+        history_surfaces=spec.history_surfaces,
+        targets=rows,
+        lag_micros=int(spec.history.lag.total_seconds() * 1e6),
+    )
+    watcher = TreeBuilder(
+        layout=builder.layout, items=CanaryBook(builder.items), versions=builder.versions
+    )
+    seen = sightings(watcher.requests(timelines))
+    return [
+        [float(positive[r]), seen[log.interaction_id[r]]]
+        for r in rows.tolist()
+        if log.interaction_id[r] in seen
+    ]
