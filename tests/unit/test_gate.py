@@ -152,6 +152,7 @@ def manifest(**changes: object) -> ShardsManifest:
         "tasks": ["jobs_view@1"],
         "split": {"train_end": "2024-04-01T00:00:00+00:00", "gap_days": 2},
         "last_known": "2024-03-31T23:00:00+00:00",
+        "first_test": "2024-04-03T01:00:00+00:00",
         "counts": {},
         "book": QuestionBook(questions=(), readings={}),
         "answers": [],
@@ -182,7 +183,7 @@ def test_tiers_are_proved_from_the_manifest() -> None:
     proofs = prove_tiers(
         manifest(), [spec("jobs_view", "T1", "jobs"), spec("learn", "T2", "learning")]
     )
-    assert "tests begin 2 days later" in proofs[0]
+    assert "first test row 2024-04-03T01:00:00+00:00 >= 2024-04-03" in proofs[0]
     assert "neither the task nor surface 'learning'" in proofs[1]
 
 
@@ -200,8 +201,18 @@ def test_tiers_are_proved_from_the_manifest() -> None:
             spec("jobs_view", "T1", "jobs"),
             "not before train_end",
         ),
+        (
+            {"first_test": "2024-04-02T23:59:59+00:00"},
+            spec("jobs_view", "T1", "jobs"),
+            "before train_end plus the gap",
+        ),
     ],
-    ids=["T2 surface in training", "T2 task in training", "evidence past train_end"],
+    ids=[
+        "T2 surface in training",
+        "T2 task in training",
+        "evidence past train_end",
+        "test row inside the gap",
+    ],
 )
 def test_a_broken_tier_is_a_leak(changes: dict[str, object], task_: Task, message: str) -> None:
     with pytest.raises(LeakError, match=message):

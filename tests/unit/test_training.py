@@ -49,6 +49,7 @@ def shards(linkedin: DomainFolder, tokenizer: PromptTokenizer, tmp_path_factory)
         surfaces=[],
         tasks=[],
         last_known="",
+        first_test="",
         counts={"train": counts},
         book=book,
         answers=answers,

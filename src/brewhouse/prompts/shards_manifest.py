@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ class ShardsManifest:
         surfaces: Surfaces that occur in trunks or leaves of training.
         tasks: Key of every task that was trained.
         last_known: Latest moment (ISO, UTC) at which any training evidence or label became known.
+        first_test: Earliest moment at which a test row was shown, empty without test rows.
         counts: Trees, leaves, tokens, members, and what was removed and why.
         book: Questions and readings.
         answers: First token of every answer of every question.
@@ -38,6 +40,7 @@ class ShardsManifest:
     surfaces: list[str]
     tasks: list[str]
     last_known: str
+    first_test: str
     counts: dict[str, Any]
     book: QuestionBook
     answers: list[list[int]]
@@ -98,10 +101,17 @@ def prove_tiers(manifest: ShardsManifest, tasks: Iterable[Task]) -> list[str]:
     """
     proofs = []
     end, gap = manifest.split["train_end"], manifest.split["gap_days"]
+    tests_from = (datetime.fromisoformat(end) + timedelta(days=gap)).isoformat()
     if manifest.last_known and manifest.last_known >= end:
         msg = (
             f"training evidence became known at {manifest.last_known}, not before train_end {end}; "
             "rebuild the shards"
+        )
+        raise LeakError(msg)
+    if manifest.first_test and manifest.first_test < tests_from:
+        msg = (
+            f"a test row was shown at {manifest.first_test}, before train_end plus the gap "
+            f"({tests_from}); rebuild the shards"
         )
         raise LeakError(msg)
     trained = set(manifest.tasks)
@@ -109,7 +119,7 @@ def prove_tiers(manifest: ShardsManifest, tasks: Iterable[Task]) -> list[str]:
         if task.tier == "T1":
             proofs.append(
                 f"{task.name}: T1, newest evidence {manifest.last_known} < train_end {end},"
-                f" tests begin {gap} days later"
+                f" first test row {manifest.first_test or 'none'} >= {tests_from}"
             )
             continue
         if task.surface in manifest.surfaces:

@@ -85,6 +85,7 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     _write_rows(work.out / "rows" / name, test, chosen)
     counts["train_members"] = len(np.unique(log.member[train.targets_Q]))
     known = log.known_at[train.targets_Q]
+    counts["first_test"] = int(log.shown_at[test.targets_Q].min()) if len(test.targets_Q) else None
     counts["last_known"] = max(int(known.max(initial=0)), *builder.newest_told, 0)
     counts["canary"] = _canary(builder, log, spec, test) if len(test.targets_Q) else []
     return counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,11 +18,11 @@ from brewhouse import offline
 from brewhouse.errors import TrainingError
 from brewhouse.files import read_json, sha256_json, write_json
 from brewhouse.platform.tracking import Tracker
+from brewhouse.processes import die_with_parent
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.stages.common import note_lineage, tell
 from brewhouse.training.config import TrainConfig, parse_train_config
 
-_PR_SET_PDEATHSIG = 1
 DEFAULTS: dict[str, Any] = {
     "model": "tiny",
     "batch_tokens": 4096,
@@ -106,7 +106,7 @@ def _launch(out: Path, processes: int) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),
     )
     tail: deque[str] = deque(maxlen=40)
     with (out / "train.log").open("a", encoding="utf-8") as log:
@@ -130,13 +130,6 @@ def _launch(out: Path, processes: int) -> None:
             + f"; the log is {out / 'train.log'}"
         )
         raise TrainingError(msg)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to stop the launcher when this process dies, so no run is left behind unseen."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _follow(stream: IO[str] | None, log: IO[str], tail: deque[str]) -> None:

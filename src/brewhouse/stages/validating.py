@@ -58,7 +58,12 @@ def run(
             "findings": [vars(f) for f in findings],
         },
     )
-    publish({"validation.json": report_out, "data_docs.html": docs_out / "index.html"}, publish_to)
+    pages = {
+        f"data_docs/{p.relative_to(docs_out).as_posix()}": p
+        for p in docs_out.rglob("*")
+        if p.is_file()
+    }
+    publish({"validation.json": report_out, **pages}, publish_to)
     note_lineage(publish_to, "validate_data", {"snapshot": cut.digest, "blocked": bool(blocking)})
     for finding in findings:
         tell(f"{finding.severity}: {finding.table}: {finding.what}: {finding.detail}")

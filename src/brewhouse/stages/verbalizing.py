@@ -146,6 +146,10 @@ def _tokenizer(
     return tokenizer
 
 
+def _iso(micros: int) -> str:
+    return datetime.fromtimestamp(micros / 1e6, UTC).isoformat() if micros else ""
+
+
 def _finish(
     out: Path,
     folder: DomainFolder,
@@ -181,6 +185,7 @@ def _finish(
             "canary": {"auc": None if np.isnan(canary) else canary, "rows": len(pairs)},
         },
     )
+    first = min((p["first_test"] for p in parts if p["first_test"] is not None), default=0)
     last = max(p["last_known"] for p in parts)
     trained = sorted(
         t.key for t in suite.tasks if spec.surfaces[t.surface].in_training and t.tier == "T1"
@@ -191,7 +196,8 @@ def _finish(
         split=split.describe(),
         surfaces=sorted(set(spec.training_surfaces) | set(spec.history_surfaces)),
         tasks=trained,
-        last_known=datetime.fromtimestamp(last / 1e6, UTC).isoformat() if last else "",
+        last_known=_iso(last),
+        first_test=_iso(first),
         counts=totals,
         book=book,
         answers=answers,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from brewhouse import offline
 offline.silence()
 
 from brewhouse.errors import BrewhouseError  # noqa: E402 - telemetry is off before anything loads
+from brewhouse.processes import die_with_parent  # noqa: E402
 
 
 def main() -> int:
@@ -18,6 +21,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="brewhouse.training", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="JSON file, see TrainConfig")
     arguments = parser.parse_args()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent(signal.SIGKILL)
     from brewhouse.training.config import TrainConfig
     from brewhouse.training.engine import RETRY_EXIT_CODE, Preempted, Trainer
 
