@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from brewhouse import offline
@@ -61,7 +63,14 @@ def thousand(linkedin: DomainFolder, tmp_path_factory: pytest.TempPathFactory) -
     world = World(
         members=1200, weeks=6, seed=21, names=150, role_change_per_week=0.05, late_log_share=0.2
     )
-    return import_source(linkedin.domain, simulate(world, folder / "raw"), folder / "snapshot")
+    raw = simulate(world, folder / "raw")
+    # Every third item gets a second version a week later: histories must tell the one then shown.
+    items = pq.read_table(raw / "items.parquet").to_pandas()
+    later = items.iloc[::3].copy()
+    later["valid_from"] += pd.Timedelta(days=7)
+    later["title"] = "renamed " + later["title"]
+    pd.concat([items, later]).to_parquet(raw / "items.parquet", coerce_timestamps="us")
+    return import_source(linkedin.domain, raw, folder / "snapshot")
 
 
 @pytest.fixture(scope="session")

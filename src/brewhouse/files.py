@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from brewhouse.errors import ConfigError
+
 _CHUNK = 1 << 20
 
 
@@ -67,6 +69,21 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def refuse_foreign(target: Path, mark: str) -> None:
+    """Refuse to replace a folder that is not ours.
+
+    Args:
+        target: Folder about to be replaced.
+        mark: A file that every folder we write there holds.
+
+    Raises:
+        ConfigError: It holds files and not the mark.
+    """
+    if target.is_dir() and any(target.iterdir()) and not (target / mark).exists():
+        msg = f"{target} holds files that are not ours and would be replaced; name another folder"
+        raise ConfigError(msg)
 
 
 @contextmanager

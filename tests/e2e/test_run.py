@@ -175,7 +175,53 @@ def _same_answers(tmp_path: Path) -> list[str]:
     return ["domain", "validate", str(folder)]
 
 
+def _foreign(tmp_path: Path) -> list[str]:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.tex").write_text("years of work")
+    return [
+        "data",
+        "import",
+        "--domain",
+        "linkedin",
+        "--preset",
+        "tiny",
+        "--out",
+        str(tmp_path / "data"),
+    ]
+
+
 MISTAKES = {
+    "someone else's folder": (_foreign, 2, "holds files that are not ours"),
+    "no champion": (
+        lambda p: [
+            "run",
+            "--domain",
+            "linkedin",
+            "--preset",
+            "tiny",
+            "--out",
+            str(p / "o"),
+            "--champion",
+            str(p / "none.json"),
+        ],
+        2,
+        "no results of schema version",
+    ),
+    "no policy": (
+        lambda p: [
+            "run",
+            "--domain",
+            "linkedin",
+            "--preset",
+            "tiny",
+            "--out",
+            str(p / "o"),
+            "--policy",
+            "lax",
+        ],
+        2,
+        "lax.yaml: cannot be read",
+    ),
     "unknown domain": (lambda _: ["run", "--domain", "x", "--out", "o"], 2, "neither built in"),
     "broken yaml": (_broken_yaml, 2, "no valid YAML"),
     "answers alike": (_same_answers, 6, "share their first token"),

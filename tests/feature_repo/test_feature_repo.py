@@ -148,7 +148,8 @@ def test_a_pushed_history_is_read_at_once(
         pa.compute.less(log.column("created_at"), pa.scalar(later, pa.timestamp("us", tz="UTC")))
     )
     versions = [r for r in thousand.read("members").to_pylist() if r["member_id"] == member]
-    rows = history_rows(known, versions, linkedin.domain, now=later, lag=timedelta(0))
+    items = item_book(thousand.read("items"), Verbalizer(linkedin.domain))
+    rows = history_rows(known, versions, items, linkedin.domain, now=later, lag=timedelta(0))
     store.push_history(pd.DataFrame(rows))
     newest = [e for e in store.online_members([member])[member] if hasattr(e, "surface")][-1]
     assert newest.at == max(rows[0]["shown_at"])

@@ -92,6 +92,7 @@ TASK_MISTAKES: dict[str, tuple[Edit, str]] = {
     "unknown tier": (_set("tasks.0.tier", "T3"), r"jobs.yaml:\d+: tasks.0.tier: Input should be"),
     "twice": (_set("tasks.1.name", "jobs_view"), r"task 'jobs_view' is defined twice"),
     "held out": (_set("surface", "learning"), r"is T1 but surface 'learning' is held out"),
+    "not held out": (_set("tasks.0.tier", "T2"), r"is T2 but surface 'jobs' is in training"),
     "unknown surface": (_set("surface", "moon"), r"surface 'moon' is not in domain linkedin"),
 }
 

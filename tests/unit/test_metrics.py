@@ -51,6 +51,16 @@ def test_ndcg_matches_scikit_learn() -> None:
     assert metrics.ndcg(y, s, g) == pytest.approx(np.mean(expected))
 
 
+def test_ndcg_does_not_depend_on_the_order_of_ties() -> None:
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(20), 12)
+    y, s = (rng.random(240) < 0.3).astype(float), np.round(rng.normal(size=240))
+    order = rng.permutation(240)
+    first = np.lexsort((-y, g))
+    values = [metrics.ndcg(y[o], s[o], g[o]) for o in (np.arange(240), order, first)]
+    assert values == pytest.approx([values[0]] * 3)
+
+
 def test_normalised_entropy_and_ece() -> None:
     y = np.array([0.0] * 80 + [1.0] * 20)
     constant = np.full(100, np.log(0.2 / 0.8))

@@ -145,6 +145,25 @@ def test_budget_keeps_the_newest_and_drops_whole_interactions(layout: StreamLayo
     )
 
 
+def test_a_long_profile_leaves_room_for_history(layout: StreamLayout) -> None:
+    wordy = " ".join(f"skill{i}" for i in range(400))
+    many = [
+        Version(0, 0, wordy, "now more"),
+        *[past(i / 4, f"i{i} poll", "liked") for i in range(60)],
+    ]
+    limit = layout.domain.history.max_tokens
+    end = START + 99 * DAY
+    asked = candidate(layout, "x", "solar")
+    trees = [
+        layout.request("m1", many, [asked], request_at=end, moment=end),
+        *layout.training("m1", many, [Target(candidate=asked, request_at=end, moment=end)]),
+        *layout.documents("m1", many),
+    ]
+    for tree in trees:
+        assert len(tree.steps) >= 5
+        assert sum(layout.length(s) for p in (tree.root, *tree.steps) for s in p) <= limit
+
+
 def test_a_dropped_profile_change_moves_into_the_head(layout: StreamLayout) -> None:
     many = [
         version(0, "audit"),

@@ -75,8 +75,10 @@ def import_data(
     as_json: Json = False,
 ) -> None:
     """Import a source folder, or a simulated world, into an immutable snapshot."""
+    from brewhouse.files import refuse_foreign
     from brewhouse.stages import importing
 
+    refuse_foreign(out, "manifest.json")
     with tempfile.TemporaryDirectory() as scratch:
         snapshot = importing.run(
             domain=domain,
@@ -98,8 +100,11 @@ def validate_data(
     as_json: Json = False,
 ) -> None:
     """Check a snapshot; exit code 4 if a blocking rule is broken."""
+    from brewhouse.files import refuse_foreign
     from brewhouse.stages import validating
 
+    if docs:
+        refuse_foreign(docs, "index.html")
     with tempfile.TemporaryDirectory() as scratch:
         findings = validating.run(
             domain=domain,

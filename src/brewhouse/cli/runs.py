@@ -30,10 +30,12 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on this machine, from raw tables to a registered candidate."""
-    from brewhouse.domains.loader import load_domain
+    from brewhouse.domains.loader import BUILT_IN, load_domain
+    from brewhouse.evaluation.results import Results
+    from brewhouse.gates.policy import load_policy
     from brewhouse.platform.pipelines import LocalRun, run_local
     from brewhouse.platform.tracking import local_uri
-    from brewhouse.stages.common import TOLD, code_version, make_split
+    from brewhouse.stages.common import TOLD, make_split, run_key
     from brewhouse.stages.plan import plan
     from brewhouse.tasks.suite import load_suite
 
@@ -42,25 +44,42 @@ def run(
     if train_end:
         make_split(folder.domain, train_end)
     out = out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
     arguments = plan(preset, size=size, train_tokens=train_tokens) | {
-        "domain": domain if not Path(domain).exists() else str(Path(domain).resolve()),
+        "domain": domain if domain in BUILT_IN else str(folder.path.resolve()),
         "source": str(Path(source).resolve()) if source else "",
         "preset": preset,
         "train_end": train_end,
         "seed": seed,
         "processes": processes,
-        "champion": champion,
+        "champion": str(Path(champion).resolve()) if champion else "",
         "workspace": str(out / "training"),
         "tracking_uri": local_uri(out),
         "model_store": str(out / "models"),
-        "publish_to": str(out / "evidence"),
     }
     if policy:
-        arguments["policy"] = policy
-    key = f"{code_version()}-{folder.digest[7:19]}"
-    run_local("train_and_evaluate", arguments, LocalRun(out=out, cache_key=key), marker=TOLD)
+        arguments["policy"] = str(Path(policy).resolve()) if Path(policy).exists() else policy
+    load_policy(arguments["policy"])
+    if champion:
+        Results.read(Path(champion))
+    named = [Path(p).resolve() for p in (source, champion, policy) if p and Path(p).exists()]
+    key = run_key(arguments, [*named, folder.path])
+    run_local(
+        "train_and_evaluate",
+        arguments | {"publish_to": str(_evidence_folder(out, key))},
+        LocalRun(out=out, cache_key=key),
+        marker=TOLD,
+    )
     _summarise(out, as_json)
+
+
+def _evidence_folder(out: Path, key: str) -> Path:
+    """Evidence of runs with other arguments or other data stays apart; `evidence` is the last."""
+    folder = out / "evidence-of" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    link = out / "evidence"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.relative_to(out))
+    return folder
 
 
 def demo(
@@ -81,9 +100,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a ranker on token shards; start again to resume from the newest checkpoint."""
+    from brewhouse.files import refuse_foreign
     from brewhouse.stages import training
     from brewhouse.stages.plan import plan
 
+    refuse_foreign(out, "training.json")
     options = plan("", size=size, train_tokens=train_tokens)["train_options"]
     training.run(shards=shards, model_out=out, options=options, processes=processes)
     emit({"model": str(out)}, as_json, lambda: typer.echo(str(out)))
@@ -123,14 +144,11 @@ def _summarise(out: Path, as_json: bool) -> None:
     evidence = out / "evidence"
     results = Results.read(evidence / "results.json")
     verdict = read_json(evidence / "verdict.json")
-    path = evidence / "registration.json"
-    registered = read_json(path) if path.exists() else None
-    if registered and registered["results"] != verdict["results_digest"]:
-        registered = None  # of an earlier run in this folder
+    registered = evidence / "registration.json"
     value: dict[str, Any] = {
         "verdict": verdict["outcome"],
         "rules": verdict["rules"],
-        "registered": registered,
+        "registered": read_json(registered) if registered.exists() else None,
         "report": str(evidence / "report.html"),
         "results": str(evidence / "results.json"),
         "mean_auc": {

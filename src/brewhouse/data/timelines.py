@@ -191,12 +191,15 @@ def merge_count(
     return counts[len(member_E) :]
 
 
-def assert_no_leak(timelines: Timelines, *, newest: int | None = None) -> None:
+def assert_no_leak(timelines: Timelines, *, newest: int | None = None) -> int:
     """Check every history against the definition, not against the way it was built.
 
     Args:
         timelines: What `build_timelines` returned.
         newest: Check only that many of the newest events of each history: those a prompt can hold.
+
+    Returns:
+        Number of (target, event) pairs checked.
 
     Raises:
         LeakError: A target's history holds an event of its future, one that was logged later than
@@ -210,6 +213,7 @@ def assert_no_leak(timelines: Timelines, *, newest: int | None = None) -> None:
         end = max(begin + 1, int(np.searchsorted(total, done + _PAIRS_AT_ONCE)))
         _assert_pairs(timelines, np.arange(begin, min(end, len(total))), lengths)
         begin = end
+    return int(lengths.sum())
 
 
 def _assert_pairs(timelines: Timelines, queries: np.ndarray, used_Q: np.ndarray) -> None:

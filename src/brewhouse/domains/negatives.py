@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from brewhouse.data.schema import SAMPLED, TIMESTAMP, conform, interactions_schema
 from brewhouse.domains.spec import Negatives
+from brewhouse.errors import DataError
 
 _TRIES = 6
 
@@ -37,6 +38,13 @@ def sample_negatives(
     item_ids = first.column("item_id").to_numpy(zero_copy_only=False)
     created = first.column("created_at").cast(pa.int64()).to_numpy()
     row_of = {item: row for row, item in enumerate(item_ids)}
+    unknown = {i for i in interactions.column("item_id").to_pylist() if i not in row_of}
+    if unknown:
+        msg = (
+            f"interactions name {len(unknown)} items that the items table lacks, such as "
+            f"'{min(unknown)}'; mend source.items or source.interactions"
+        )
+        raise DataError(msg)
     item = np.array([row_of[i] for i in positives.column("item_id").to_pylist()], np.int64)
     member_ids = pc.unique(interactions.column("member_id")).to_pylist()
     code_of = {m: c for c, m in enumerate(member_ids)}

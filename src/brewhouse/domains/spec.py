@@ -142,7 +142,7 @@ class Negatives(Strict):
 
     surface: str = Field(description="Surface whose events get sampled negatives")
     per_positive: int = Field(ge=1, description="Negatives per positive")
-    within: Duration = Field(description="Items shown at most this long before the positive")
+    within: Duration = Field(description="Items shown at most this long from the positive")
     same: str | None = Field(default=None, description="Item column some negatives share")
     same_count: int = Field(default=0, ge=0, description="How many of them share it")
     exclude_authors: str | None = Field(

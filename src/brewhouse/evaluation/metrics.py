@@ -67,18 +67,25 @@ def gauc(y: np.ndarray, s: np.ndarray, g: np.ndarray) -> tuple[float, int]:
 
 
 def ndcg(y: np.ndarray, s: np.ndarray, g: np.ndarray, k: int = 10) -> float:
-    """Mean NDCG@k over groups that have a positive; ties in input order."""
+    """Mean NDCG@k over groups that have a positive.
+
+    Tied rows share the mean discount of the ranks they fill (McSherry & Najork, 2008), so the value
+    does not depend on the order in which rows came.
+    """
     order = np.lexsort((-s, g))
-    y, g = y[order], g[order]
-    _, first, counts = np.unique(g, return_index=True, return_counts=True)
-    rank = np.arange(len(y)) - np.repeat(first, counts)
-    gain = np.where(rank < k, y / np.log2(rank + 2), 0.0)
+    y, s, g = y[order], s[order], g[order]
+    new_group = np.concatenate([[True], g[1:] != g[:-1]])
+    first = np.flatnonzero(new_group)
+    rank = np.arange(len(y)) - np.repeat(first, np.diff(np.append(first, len(y))))
+    discount = np.where(rank < k, 1 / np.log2(rank + 2), 0.0)
+    tie = np.flatnonzero(new_group | np.concatenate([[True], s[1:] != s[:-1]]))
+    size = np.diff(np.append(tie, len(y)))
+    gain = y * np.repeat(np.add.reduceat(discount, tie) / size, size)
     got = np.add.reduceat(gain, first)
     positives = np.add.reduceat(y, first).astype(int)
     ideal = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(k) + 2))])
-    best = ideal[np.minimum(positives, k)]
     has = positives > 0
-    return float((got[has] / best[has]).mean()) if has.any() else float("nan")
+    return float((got[has] / ideal[np.minimum(positives[has], k)]).mean()) if has.any() else np.nan
 
 
 def log_loss(y: np.ndarray, s: np.ndarray) -> float:

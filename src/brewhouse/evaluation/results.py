@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from brewhouse.errors import ConfigError
 from brewhouse.files import read_json, write_json
 
 SCHEMA_VERSION = 1
@@ -103,8 +104,16 @@ class Results(_Model):
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """Read back."""
-        return cls.model_validate(read_json(path))
+        """Read back.
+
+        Raises:
+            ConfigError: There are no results, or of another schema.
+        """
+        try:
+            return cls.model_validate(read_json(path))
+        except (OSError, ValueError) as error:
+            msg = f"{path}: no results of schema version {SCHEMA_VERSION}: {error}"
+            raise ConfigError(msg) from error
 
     def mean_auc(self, scorer: str, tier: str | None = None) -> float | None:
         """Mean AUC over tasks where the scorer and the ranker both have one."""

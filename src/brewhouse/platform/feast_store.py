@@ -191,12 +191,7 @@ class FeastStore:
             features=self.store.get_feature_service("ranker_v1"),
             entity_rows=[{"member_id": member} for member in members],
         ).to_dict()
-        wanted = sorted({i for ids in rows["item_ids"] for i in ids or []})
-        items = self.online_items(wanted)
-        return {
-            member: _evidence(rows, index, items, verbalizer)
-            for index, member in enumerate(members)
-        }
+        return {member: _evidence(rows, index, verbalizer) for index, member in enumerate(members)}
 
     def online_items(self, ids: Sequence[str]) -> ItemBook:
         """Items from the online store, told in the domain's words."""
@@ -218,6 +213,7 @@ class FeastStore:
         """One row a member: newest interactions known at `now`, and all profile versions."""
         parts = []
         lag = self.domain.history.lag
+        items = item_book(snapshot.read("items"), Verbalizer(self.domain))
         known = pa.scalar(now, pa.timestamp("us", tz="UTC"))
         for shard in range(snapshot.shards):
             table = snapshot.read("interactions", shards=[shard])
@@ -228,13 +224,16 @@ class FeastStore:
                 )
             )
             members = snapshot.read("members", shards=[shard]).to_pylist()
-            parts += history_rows(table, members, self.domain, now=now, lag=lag)
+            parts += history_rows(table, members, items, self.domain, now=now, lag=lag)
         schema = pa.schema(
             [
                 ("member_id", pa.string()),
                 ("as_of", pa.timestamp("us", tz="UTC")),
-                *((n, pa.list_(pa.string())) for n in ("item_ids", "surfaces", "actions")),
-                *((n, pa.list_(pa.int64())) for n in ("shown_at", "event_at", "logged_at")),
+                *((n, pa.list_(pa.string())) for n in ("item_ids", "texts", "surfaces", "actions")),
+                *(
+                    (n, pa.list_(pa.int64()))
+                    for n in ("shown_at", "event_at", "logged_at", "items_created")
+                ),
                 ("profile_from", pa.list_(pa.int64())),
                 ("profiles", pa.list_(pa.string())),
             ]
@@ -245,6 +244,7 @@ class FeastStore:
 def history_rows(
     interactions: pa.Table,
     members: list[dict[str, Any]],
+    items: ItemBook,
     domain: Domain,
     *,
     now: datetime,
@@ -253,7 +253,8 @@ def history_rows(
     """Rows of the `recent_history` view for members whose known interactions are given.
 
     Keeps what a prompt at `now` or later can hold: the newest `max_events` known before the lag,
-    and everything after it.
+    and everything after it. Items are told as they were when shown: a later version of an item
+    must not reach back into a history.
     """
     log = log_from_table(interactions)
     timelines = build_timelines(
@@ -275,10 +276,13 @@ def history_rows(
             events = timelines.events_E[timelines.offsets[m] : timelines.offsets[m + 1]]
             old = int((log.known_at[events] < limit).sum())
             events = events[max(0, old - domain.history.max_events - 1) :]
+        shown = [items.at(log.item_ids[log.item[e]], int(log.shown_at[e])) for e in events.tolist()]
         rows.append(
             {
                 "member_id": member,
                 "as_of": now,
+                "texts": [told.text for told in shown],
+                "items_created": [told.created for told in shown],
                 "item_ids": log.item_ids[log.item[events]].tolist(),
                 "surfaces": [log.surfaces[s] for s in log.surface[events]],
                 "actions": [log.actions[a] for a in log.action[events]],
@@ -293,16 +297,14 @@ def history_rows(
 
 
 def _evidence(
-    rows: dict[str, list[Any]], index: int, items: ItemBook, verbalizer: Verbalizer
+    rows: dict[str, list[Any]], index: int, verbalizer: Verbalizer
 ) -> list[Past | Version]:
-    past = []
-    columns = ("item_ids", "surfaces", "actions", "shown_at", "event_at", "logged_at")
+    columns = ("texts", "items_created", "surfaces", "actions", "shown_at", "event_at", "logged_at")
     values = [rows[name][index] or [] for name in columns]
-    for item, surface, action, shown, event, logged in zip(*values, strict=True):
-        told = items.at(item, shown)
-        past.append(
-            Past(known_rank(event, logged), shown, surface, action, told.text, told.created)
-        )
+    past = [
+        Past(known_rank(event, logged), shown, surface, action, text, created)
+        for text, created, surface, action, shown, event, logged in zip(*values, strict=True)
+    ]
     versions = [
         json.loads(text) | {"member_id": "", "valid_from": at}
         for at, text in zip(

@@ -23,6 +23,16 @@ def local_uri(folder: Path) -> str:
     return f"sqlite:///{(folder / 'mlflow.db').resolve()}"
 
 
+def artifact_root(uri: str) -> str | None:
+    """Where artifacts of a SQLite-tracked experiment go: beside its file, not where one stands.
+
+    A server has a root of its own.
+    """
+    if not uri.startswith("sqlite:///"):
+        return None
+    return str(Path(uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Registered:
     """A registered model version."""

@@ -134,6 +134,7 @@ class TreeBuilder:
                 row=log.interaction_id[row],
                 question=question,
                 label=book.questions[question].answer_of.get(action, -1),
+                # Sampled negatives count as drawn; the log's weight serves prior correction.
                 weight=1.0,
                 item=item,
             )

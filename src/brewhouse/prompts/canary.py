@@ -14,24 +14,26 @@ from brewhouse.prompts.tree import PromptTree
 CANARY = "canarybird"
 
 
-def plant(log: Log, *, positive: np.ndarray, action: int) -> Log:
+def plant(log: Log, *, positive: np.ndarray, action: int, lag_micros: int = 0) -> Log:
     """Add, for each positive row, an interaction that betrays it, known just too late.
 
-    Three kinds in turn: at the very moment of the request, inside the row's own session, and before
-    it but logged after. A correct timeline shows none of them to the row's prompt.
+    Three kinds in turn: at the very moment, inside the row's own session, and before the moment but
+    logged after. A correct timeline shows none of them to the row's prompt.
 
     Args:
         log: The log of a shard.
         positive: Rows to betray.
         action: Code of the action that planted rows carry.
+        lag_micros: Distance between a moment and its session.
     """
     rows = np.flatnonzero(positive)
     start = session_starts(log)[rows]
     if not len(rows):
         return log
     kind = np.arange(len(rows)) % 3
-    event = np.select([kind == 0, kind == 1], [start, start + 1], start - 1)
-    created = np.select([kind == 0, kind == 1], [start, start + 1], start + 3_600_000_000)
+    moment = start - lag_micros
+    event = np.select([kind == 0, kind == 1], [moment, start + 1], moment - 1)
+    created = np.select([kind == 0, kind == 1], [moment, start + 1], moment + 3_600_000_000)
 
     def grown(values: np.ndarray, more: np.ndarray) -> np.ndarray:
         return np.concatenate([values, more.astype(values.dtype)])

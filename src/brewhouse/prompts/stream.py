@@ -43,12 +43,13 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class _Told:
-    """Evidence with its steps, and running sums of tokens and interactions before each step."""
+    """Evidence with its steps, running sums of tokens and events, tokens of the longest root."""
 
     evidence: Evidence
     steps: list[tuple[Segment, ...]]
     tokens: list[int]
     events: list[int]
+    root: int
     before: Evidence = ()
 
 
@@ -129,7 +130,9 @@ class StreamLayout:
             steps.append(self._step(entry, previous))
             previous = entry.at
         sizes = [sum(map(self.length, step)) for step in steps]
+        heads = [None, *(entry for entry in evidence if isinstance(entry, Version))]
         return _Told(
+            root=max(sum(map(self.length, self._root(head))) for head in heads),
             evidence=evidence,
             steps=steps,
             tokens=[0, *accumulate(sizes)],
@@ -146,8 +149,7 @@ class StreamLayout:
 
     def _window_end(self, told: _Told, start: int) -> int:
         """End of the longest window that keeps both limits; it holds at least one event."""
-        root = sum(map(self.length, self._root(None)))
-        tokens = told.tokens[start] + self.domain.history.max_tokens - root
+        tokens = told.tokens[start] + self.domain.history.max_tokens - told.root
         by_tokens = bisect_right(told.tokens, tokens) - 1
         by_events = (
             bisect_right(told.events, told.events[start] + self.domain.history.max_events) - 1
@@ -201,13 +203,22 @@ class StreamLayout:
         return self._root(head), steps, times
 
     def _root(self, head: Version | None) -> tuple[Segment, ...]:
-        profile = data(head.profile if head else "unknown")
+        profile = self._profile(head.profile if head else "unknown")
         return (
             *self.markup.begin(),
             mark(self.domain.prompt.instruction),
             *self.markup.profile(),
             profile,
         )
+
+    def _profile(self, text: str) -> Segment:
+        """The profile, cut after whole words at half the budget: history must have room."""
+        segment = data(text)
+        words = segment.text.split()
+        while self.length(segment) > self.domain.history.max_tokens // 2 and len(words) > 1:
+            words = words[: len(words) * 3 // 4]
+            segment = data(" ".join(words))
+        return segment
 
     def _step(self, entry: Past | Version, previous: int | None) -> tuple[Segment, ...]:
         gap = self.verbalizer.gap(previous, entry.at)

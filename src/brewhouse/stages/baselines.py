@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from brewhouse.baselines.features import FeatureBuilder
 from brewhouse.baselines.models import lightgbm, popularity
+from brewhouse.data.rules import excluded_members
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import to_micros
 from brewhouse.data.timelines import Log, Timelines, build_timelines, log_from_table
@@ -24,12 +25,10 @@ from brewhouse.files import atomic_dir, write_json
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.verbalizer import Verbalizer
-from brewhouse.stages.common import make_split, note_lineage, publish, tell
-from brewhouse.stages.verbalizing import ROWS
+from brewhouse.stages.common import ROWS, SCORES, make_split, note_lineage, publish, tell
 from brewhouse.tasks.spec import Task
 from brewhouse.tasks.suite import load_suite
 
-SCORES = "scores.parquet"
 RECORD = "baselines.json"
 MAX_TRAIN_ROWS = 200_000
 
@@ -92,7 +91,14 @@ def _rows(
 ) -> Rows:
     months = cut.months()
     start = datetime.strptime(months[0], "%Y-%m").replace(tzinfo=UTC)
-    log = log_from_table(store.interactions(start, datetime(2200, 1, 1, tzinfo=UTC)))
+    table = store.interactions(start, datetime(2200, 1, 1, tzinfo=UTC))
+    # The same members as the ranker's: those outside the allowed regions are in no model.
+    if spec.regions:
+        members = cut.read("members", columns=["member_id", spec.regions.column])
+        out = excluded_members(members, spec.regions.column, spec.regions.allowed)
+        outside = pc.is_in(table.column("member_id"), value_set=pa.array(sorted(out), pa.string()))
+        table = table.filter(pc.invert(outside))
+    log = log_from_table(table)
     split = make_split(spec, str(manifest.split["train_end"]))
     first, end = split.train.micros
     tested = pq.read_table(shards / ROWS, columns=["row"]).column("row")

@@ -12,8 +12,12 @@ import brewhouse
 from brewhouse.data.splits import TemporalSplit, parse_day
 from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError
-from brewhouse.files import digest_tree, read_json, write_json
+from brewhouse.files import digest_tree, read_json, sha256_json, write_json
 
+ORACLE = "oracle.parquet"
+ROWS = "rows.parquet"
+SCORES = "scores.parquet"
+SUMMARY = "summary.json"
 TOLD = "brewhouse: "
 """Marks progress lines, so that a runner can tell them from a library's chatter."""
 
@@ -26,9 +30,24 @@ def tell(line: str) -> None:
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """Version and digest of the installed package: what a result depends on besides its inputs."""
-    return (
-        f"{brewhouse.__version__}+{digest_tree(Path(__file__).parents[1], pattern='**/*.py')[:12]}"
-    )
+    root = Path(__file__).parents[1]
+    parts = [digest_tree(root, pattern=f"**/*.{kind}") for kind in ("py", "yaml", "html")]
+    return f"{brewhouse.__version__}+{sha256_json(parts)[:12]}"
+
+
+def run_key(arguments: dict[str, Any], inputs: list[Path]) -> str:
+    """What a run depends on: arguments, code, and the files that arguments only name.
+
+    Source files count by name, size and time of change; reading gigabytes to look for a cached step
+    would cost more than the step.
+    """
+    files = []
+    for path in inputs:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and file.suffix != ".pyc":
+                stat = file.stat()
+                files.append([str(file), stat.st_size, stat.st_mtime_ns])
+    return sha256_json([arguments, code_version(), files])[:16]
 
 
 def make_split(

@@ -12,9 +12,7 @@ from brewhouse.domains.importer import import_source, read_oracle
 from brewhouse.domains.loader import load_domain
 from brewhouse.errors import ConfigError
 from brewhouse.files import sha256_file
-from brewhouse.stages.common import note_lineage, tell
-
-ORACLE = "oracle.parquet"
+from brewhouse.stages.common import ORACLE, note_lineage, tell
 
 
 def run(

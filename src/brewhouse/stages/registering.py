@@ -7,9 +7,9 @@ from pathlib import Path
 
 from brewhouse.errors import RegistryError
 from brewhouse.evaluation.results import Results
-from brewhouse.files import read_json, write_json, write_text
+from brewhouse.files import atomic_dir, read_json, write_json, write_text
 from brewhouse.gates.verdict import Outcome, Verdict
-from brewhouse.platform.tracking import Registered, Tracker
+from brewhouse.platform.tracking import Registered, Tracker, artifact_root
 from brewhouse.registry.model_card import model_card
 from brewhouse.stages.common import note_lineage, publish, tell
 
@@ -49,10 +49,11 @@ def run(
         Path(model_store) / found.domain / str(found.model["digest"]).removeprefix("sha256:")[:16]
     )
     if not kept.exists():
-        shutil.copytree(model, kept)
+        with atomic_dir(kept) as scratch:
+            shutil.copytree(model, scratch, dirs_exist_ok=True)
     card = model_card(found, judged, training=found.model)
     write_text(kept / CARD, card)
-    tracker = Tracker(tracking_uri, experiment="brewhouse")
+    tracker = Tracker(tracking_uri, experiment="brewhouse", artifacts=artifact_root(tracking_uri))
     run_id = tracker.start("candidate", {"domain": found.domain, "snapshot": found.snapshot})
     tracker.log_metrics(run_id, _metrics(found))
     tracker.log_files(run_id, [results, verdict, kept / CARD])

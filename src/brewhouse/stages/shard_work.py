@@ -65,7 +65,7 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     )
     log = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
     known_by = to_micros(work.split.train_end)
-    train = _timelines(log, spec, train_rows(log, spec, work.split))
+    train, pairs = _timelines(log, spec, train_rows(log, spec, work.split))
     name = f"shard-{number:04d}.parquet"
     counts: dict[str, Any] = {
         "train": write_trees(
@@ -78,11 +78,16 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
         ),
     }
     chosen = test_rows(log, work.split, work.test_share)
-    test = _timelines(log, spec, np.concatenate([*chosen.values(), np.zeros(0, np.int64)]))
+    test, more = _timelines(log, spec, np.concatenate([*chosen.values(), np.zeros(0, np.int64)]))
     counts["test"] = write_trees(
         work.out / "test" / name, tokenized(builder.requests(test), tokenizer)
     )
     _write_rows(work.out / "rows" / name, test, chosen)
+    counts["pairs_checked"] = pairs + more
+    seen = {"asked": train.targets_Q, "told": train.events_E}
+    for kind, rows in seen.items():
+        codes = np.unique(log.surface[rows])
+        counts[f"{kind}_surfaces"] = [log.surfaces[c] for c in codes.tolist()]
     counts["train_members"] = len(np.unique(log.member[train.targets_Q]))
     known = log.known_at[train.targets_Q]
     counts["first_test"] = int(log.shown_at[test.targets_Q].min()) if len(test.targets_Q) else None
@@ -91,15 +96,15 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     return counts
 
 
-def _timelines(log: Log, spec: Domain, rows: np.ndarray) -> Timelines:
+def _timelines(log: Log, spec: Domain, rows: np.ndarray) -> tuple[Timelines, int]:
+    """Timelines, and how many (target, event) pairs were checked for leaks."""
     timelines = build_timelines(
         log,
         history_surfaces=spec.history_surfaces,
         targets=rows.astype(np.int64),
         lag_micros=int(spec.history.lag.total_seconds() * 1e6),
     )
-    assert_no_leak(timelines, newest=spec.history.max_events + 1)
-    return timelines
+    return timelines, assert_no_leak(timelines, newest=spec.history.max_events + 1)
 
 
 def train_rows(log: Log, spec: Domain, split: TemporalSplit) -> np.ndarray:
@@ -159,13 +164,15 @@ def _canary(builder: TreeBuilder, log: Log, spec: Domain, test: Timelines) -> li
     positive[rows] = log.action[rows] != none
     surfaces = set(spec.history_surfaces)
     planted_on = np.isin(np.array(log.surfaces), list(surfaces))[log.surface]
-    tampered = plant(log, positive=positive & planted_on, action=int(log.action[rows[0]]))
+    lag = int(spec.history.lag.total_seconds() * 1e6)
+    action = int(log.action[rows[0]])
+    tampered = plant(log, positive=positive & planted_on, action=action, lag_micros=lag)
     rows = rows[planted_on[rows]]
     timelines = build_timelines(
         tampered,
         history_surfaces=spec.history_surfaces,
         targets=rows,
-        lag_micros=int(spec.history.lag.total_seconds() * 1e6),
+        lag_micros=lag,
     )
     watcher = TreeBuilder(
         layout=builder.layout, items=CanaryBook(builder.items), versions=builder.versions

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from brewhouse import offline
 from brewhouse.errors import TrainingError
-from brewhouse.files import read_json, sha256_json, write_json
-from brewhouse.platform.tracking import Tracker
+from brewhouse.files import atomic_dir, read_json, sha256_json, write_json
+from brewhouse.platform.tracking import Tracker, artifact_root
 from brewhouse.processes import die_with_parent
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.stages.common import note_lineage, tell
@@ -73,10 +73,9 @@ def run(
         f"{processes} processes"
     )
     _launch(out, processes)
-    if model_out.exists():
-        shutil.rmtree(model_out)
-    shutil.copytree(out / "model", model_out)
-    shutil.copy(out / "metrics.jsonl", model_out / "metrics.jsonl")
+    with atomic_dir(model_out) as scratch:
+        shutil.copytree(out / "model", scratch, dirs_exist_ok=True)
+        shutil.copy(out / "metrics.jsonl", scratch / "metrics.jsonl")
     if tracking_uri:
         _track(config, out, tracking_uri, run_name)
     note_lineage(publish_to, "train_ranker", {"shards": digest, "config": merged})
@@ -142,7 +141,7 @@ def _follow(stream: IO[str] | None, log: IO[str], tail: deque[str]) -> None:
 
 
 def _track(config: TrainConfig, out: Path, uri: str, name: str) -> None:
-    tracker = Tracker(uri, experiment="brewhouse")
+    tracker = Tracker(uri, experiment="brewhouse", artifacts=artifact_root(uri))
     params = config.model_dump(mode="json", exclude={"data", "out", "stages"})
     params |= {f"{s.name}.{k}": v for s in config.stages for k, v in s.model_dump().items()}
     run_id = tracker.start(name, params)

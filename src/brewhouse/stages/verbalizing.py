@@ -22,21 +22,19 @@ import pyarrow.parquet as pq
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import TemporalSplit
 from brewhouse.domains.loader import DomainFolder, load_domain
+from brewhouse.errors import ConfigError
 from brewhouse.evaluation.metrics import auc
 from brewhouse.files import atomic_dir, read_json, write_json
 from brewhouse.model.sizes import SIZES
 from brewhouse.prompts.markup import Tagged, sanitize
-from brewhouse.prompts.questions import answer_tokens, build_questions
+from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_questions
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
-from brewhouse.stages.common import make_split, note_lineage, publish, tell
+from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, publish, tell
 from brewhouse.stages.log_shards import pull_log, test_share
 from brewhouse.stages.shard_work import Work, tell_shard
 from brewhouse.tasks.suite import Suite, load_suite
-
-ROWS = "rows.parquet"
-SUMMARY = "summary.json"
 
 
 def run(
@@ -87,9 +85,9 @@ def run(
             f"training until {split.train_end:%Y-%m-%d}, tests from "
             f"{split.test(split.horizons_weeks[0]).start:%Y-%m-%d}"
         )
-        tokenizer = _tokenizer(folder, cut, split, model=model, vocab_size=vocab_size)
-        tokenizer.save(out / "tokenizer")
         book = build_questions(folder.domain, suite)
+        tokenizer = _tokenizer(folder, cut, split, book, model=model, vocab_size=vocab_size)
+        tokenizer.save(out / "tokenizer")
         answers = answer_tokens(book, tokenizer.markup, tokenizer.encode)
         share = test_share(sessions, max_test_sessions)
         work = Work(
@@ -119,7 +117,13 @@ def run(
 
 
 def _tokenizer(
-    folder: DomainFolder, cut: Snapshot, split: TemporalSplit, *, model: str, vocab_size: int
+    folder: DomainFolder,
+    cut: Snapshot,
+    split: TemporalSplit,
+    book: QuestionBook,
+    *,
+    model: str,
+    vocab_size: int,
 ) -> PromptTokenizer:
     if model not in SIZES:
         return PromptTokenizer.load(model)
@@ -138,12 +142,26 @@ def _tokenizer(
     ]
     for row in members.filter(pc.less(members.column("valid_from"), end)).to_pylist():
         texts += [verbalizer.profile(row), verbalizer.update(row)]
-    marks = [spec.prompt.instruction, *markup.vocabulary(verbalizer.structural_words())]
+    # Words that tasks bring themselves are structure too: each gets a token of its own.
+    own = [word for q in book.questions for word in (q.word, *q.answers)]
+    words = list(dict.fromkeys([*verbalizer.structural_words(), *own]))
+    marks = [spec.prompt.instruction, *markup.vocabulary(words)]
     tokenizer = train_tokenizer(
         (f" {sanitize(t)}" for t in texts), marks=marks, vocab_size=vocab_size, markup=markup
     )
     tell(f"tokenizer of {len(tokenizer):,} tokens from {len(texts):,} texts of the training window")
     return tokenizer
+
+
+def _refuse_empty(totals: dict[str, Any], split: TemporalSplit) -> None:
+    """Stop before training when a window holds nothing."""
+    for kind, window in (("train", split.train), ("test", split.test(split.horizons_weeks[0]))):
+        if not totals[kind]["leaves"]:
+            msg = (
+                f"no {kind} targets between {window.start:%Y-%m-%d} and {window.end:%Y-%m-%d}; "
+                "choose another --train-end, or other windows in the domain's defaults"
+            )
+            raise ConfigError(msg)
 
 
 def _iso(micros: int) -> str:
@@ -160,7 +178,7 @@ def _finish(
     counts: Counter[str],
     sessions: Counter[str],
     *,
-    book: Any,
+    book: QuestionBook,
     answers: list[list[int]],
 ) -> ShardsManifest:
     """Join what shards wrote, prove the tiers, and write the manifest last."""
@@ -172,8 +190,10 @@ def _finish(
     totals |= {
         "removed": dict(counts),
         "train_members": sum(p["train_members"] for p in parts),
+        "history_pairs_checked": sum(p["pairs_checked"] for p in parts),
         "test_sessions_available": dict(sessions),
     }
+    _refuse_empty(totals, split)
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "rows").glob("*.parquet"))])
     pq.write_table(rows, out / ROWS)
     pairs = np.array([pair for p in parts for pair in p["canary"]]).reshape(-1, 2)
@@ -187,14 +207,15 @@ def _finish(
     )
     first = min((p["first_test"] for p in parts if p["first_test"] is not None), default=0)
     last = max(p["last_known"] for p in parts)
-    trained = sorted(
-        t.key for t in suite.tasks if spec.surfaces[t.surface].in_training and t.tier == "T1"
-    )
+    # What was written, not what was meant: the proof of T2 rests on these.
+    asked = {surface for p in parts for surface in p["asked_surfaces"]}
+    told = {surface for p in parts for surface in p["told_surfaces"]}
+    trained = sorted(t.key for t in suite.tasks if t.surface in asked)
     manifest = ShardsManifest(
         domain={"name": spec.name, "version": str(spec.version), "digest": folder.digest},
         snapshot=cut.digest,
         split=split.describe(),
-        surfaces=sorted(set(spec.training_surfaces) | set(spec.history_surfaces)),
+        surfaces=sorted(asked | told),
         tasks=trained,
         last_known=_iso(last),
         first_test=_iso(first),

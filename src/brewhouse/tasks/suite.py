@@ -94,6 +94,12 @@ def _resolve(spec: TaskSpec, file: TaskFile, domain: Domain, *, where: str) -> T
             "training; make it T2 or set in_training"
         )
         raise ConfigError(msg)
+    if spec.tier == "T2" and surface.in_training:
+        msg = (
+            f"{where}: task {spec.name} is T2 but surface '{file.surface}' is in training; make it "
+            "T1, or hold the surface out with in_training: false"
+        )
+        raise ConfigError(msg)
     data = spec.model_dump() | {
         "surface": file.surface,
         "owner": file.owner,
