@@ -134,6 +134,14 @@ def test_members_outside_the_regions_never_reach_the_shards(finished) -> None:
     assert members
     assert not members & outside
     assert removed["members_outside_regions"] == len(outside)
+    # Nor the baselines: they learn from the rows of the same members.
+    paths = snapshot.parent.joinpath("interactions").rglob("*.parquet")
+    log = pd.concat([pd.read_parquet(p) for p in paths])
+    end = pd.Timestamp(manifest["split"]["train_end"])
+    known = log[["event_at", "created_at"]].max(axis=1) < end
+    feed = log[known & (log.surface == "feed") & ~log.member_id.isin(outside)]
+    record = read_json(out / "evidence" / "baselines.json")["feed_click"]
+    assert record["popularity"]["train_rows"] == len(feed)
 
 
 @pytest.mark.slow
@@ -287,6 +295,23 @@ def test_mistakes_are_one_message_and_an_exit_code(
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
     assert not (tmp_path / "s").exists()
+
+
+def test_evidence_of_another_run_is_never_shown(tmp_path: Path) -> None:
+    """Back to earlier arguments, whose steps are all cached, means back to their evidence."""
+    from brewhouse.cli.runs import _evidence_folder
+    from brewhouse.stages.common import run_key
+
+    source = tmp_path / "rows.csv"
+    source.write_text("a")
+    keys = [run_key({"policy": name}, [source]) for name in ("strict", "lax", "strict")]
+    assert keys[0] == keys[2] != keys[1]
+    for key, verdict in zip(keys[:2], ("FAIL", "PASS"), strict=True):
+        (_evidence_folder(tmp_path, key) / "verdict.json").write_text(verdict)
+    _evidence_folder(tmp_path, keys[2])
+    assert (tmp_path / "evidence" / "verdict.json").read_text() == "FAIL"
+    source.write_text("mended")
+    assert run_key({"policy": "strict"}, [source]) != keys[0]
 
 
 def test_help_and_import_are_fast() -> None:

@@ -36,7 +36,7 @@ def write_report(results: Results, path: Path) -> None:
         sentences=sentences(results),
         means=means(results, scorers),
         dots=Html(
-            plots.dots(  # noqa: S704 - SVG that we draw from numbers
+            plots.dots(  # SVG that we draw from numbers
                 [
                     (t.name, {s: t.scorers[s].auc.value for s in scorers if s in t.scorers})
                     for t in results.tasks
@@ -48,7 +48,7 @@ def write_report(results: Results, path: Path) -> None:
             )
         ),
         lines=Html(
-            plots.lines(  # noqa: S704
+            plots.lines(
                 HISTORY_NAMES,
                 {
                     s: [history_table(results, scorers)[s][h] for h in HISTORY_NAMES]
@@ -57,7 +57,7 @@ def write_report(results: Results, path: Path) -> None:
                 "known interactions of the member",
             )
         ),
-        calibration=Html(plots.calibration(_largest(results).reliability)),  # noqa: S704
+        calibration=Html(plots.calibration(_largest(results).reliability)),
         calibrated=_largest(results).name,
     )
     write_text(path, page)

@@ -15,7 +15,7 @@ from brewhouse.gates import policy as p
 class Outcome(StrEnum):
     """What a rule, or the gate as a whole, found."""
 
-    PASS = "PASS"  # noqa: S105 - an outcome, no secret
+    PASS = "PASS"  # an outcome, no secret
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
 

@@ -71,7 +71,7 @@ class Verbalizer:
 
 
 def _tell(value: Any) -> str:
-    if value is None or value != value:  # noqa: PLR0124 - NaN is the number that differs from itself
+    if value is None or value != value:  # NaN is the number that differs from itself
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
