@@ -103,7 +103,7 @@ recent_history = FeatureView(
     entities=[member],
     ttl=FOREVER,
     schema=[
-        *(Field(name=n, dtype=Array(String)) for n in ("item_ids", "texts", "surfaces", "actions")),
+        *(Field(name=n, dtype=Array(String)) for n in ("item_ids", "items", "surfaces", "actions")),
         *(
             Field(name=n, dtype=Array(Int64))
             for n in ("shown_at", "event_at", "logged_at", "items_created")

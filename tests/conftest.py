@@ -76,8 +76,8 @@ def thousand(linkedin: DomainFolder, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def tokenizer(linkedin: DomainFolder, tiny: Snapshot) -> PromptTokenizer:
     verbalizer, markup = Verbalizer(linkedin.domain), Tagged()
-    texts = [f" {verbalizer.item(row)}" for row in tiny.read("items").to_pylist()[:2000]]
-    marks = [linkedin.domain.prompt.instruction, *markup.vocabulary(verbalizer.structural_words())]
+    texts = [f" {verbalizer.question(row)}" for row in tiny.read("items").to_pylist()[:2000]]
+    marks = [*verbalizer.instructions(), *markup.vocabulary(verbalizer.structural_words())]
     return train_tokenizer(texts, marks=marks, vocab_size=800, markup=markup)
 
 

@@ -15,9 +15,9 @@ from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import to_micros
 from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
-from brewhouse.platform.feast_store import FeastStore, feature_repo, history_rows
-from brewhouse.prompts.builder import TreeBuilder, stream_layout
-from brewhouse.prompts.evidence import item_book, profile_versions
+from brewhouse.platform.feast_store import FeastStore, feature_repo, history_rows, item_facts
+from brewhouse.prompts.builder import TreeBuilder, voices
+from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.stream import Candidate
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
@@ -40,15 +40,28 @@ def store(thousand: Snapshot, linkedin: DomainFolder, tmp_path_factory) -> Feast
 def test_prompts_are_the_same_bytes_for_a_thousand_members(
     store: FeastStore, thousand: Snapshot, linkedin: DomainFolder, tokenizer: PromptTokenizer
 ) -> None:
-    spec, verbalizer = linkedin.domain, Verbalizer(linkedin.domain)
-    layout = stream_layout(spec, load_suite(linkedin), tokenizer)
-    items = item_book(thousand.read("items"), verbalizer)
+    """In a style that tells titles, so that a second version of an item shows in histories."""
+    spec, style = linkedin.domain, "detailed"
+    numbers = NumberWords.fit(
+        spec,
+        members=thousand.read("members"),
+        items=thousand.read("items"),
+        train_end=pa.scalar(NOW, pa.timestamp("us", tz="UTC")),
+    )
+    voice = voices(
+        spec,
+        load_suite(linkedin),
+        tokenizer,
+        items=thousand.read("items"),
+        members=thousand.read("members"),
+        numbers=numbers,
+        styles=[style],
+    )[style]
+    layout, items = voice.layout, voice.items
     log = log_from_table(
         store.interactions(datetime(2023, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
     )
-    builder = TreeBuilder(
-        layout=layout, items=items, versions=profile_versions(thousand.read("members"), verbalizer)
-    )
+    builder = TreeBuilder(domain=spec, voices={style: voice})
     timelines = build_timelines(
         log, history_surfaces=spec.history_surfaces, targets=np.zeros(0, np.int64)
     )
@@ -64,11 +77,15 @@ def test_prompts_are_the_same_bytes_for_a_thousand_members(
         for i in thousand.read("items").column("item_id").to_pylist()[500:503]
     ]
     members = [str(m) for m in log.member_ids[:1000]]
-    online = store.online_members(members)
+    online = store.online_members(members, layout.verbalizer)
     told = 0
     for code, member in enumerate(members):
         offline_tree = layout.request(
-            member, builder._evidence(timelines, code), candidates, request_at=moment, moment=moment
+            member,
+            builder._evidence(voice, timelines, code),
+            candidates,
+            request_at=moment,
+            moment=moment,
         )
         online_tree = layout.request(
             member, online[member], candidates, request_at=moment, moment=moment
@@ -148,10 +165,14 @@ def test_a_pushed_history_is_read_at_once(
         pa.compute.less(log.column("created_at"), pa.scalar(later, pa.timestamp("us", tz="UTC")))
     )
     versions = [r for r in thousand.read("members").to_pylist() if r["member_id"] == member]
-    items = item_book(thousand.read("items"), Verbalizer(linkedin.domain))
+    items = item_facts(thousand.read("items"), linkedin.domain)
     rows = history_rows(known, versions, items, linkedin.domain, now=later, lag=timedelta(0))
     store.push_history(pd.DataFrame(rows))
-    newest = [e for e in store.online_members([member])[member] if hasattr(e, "surface")][-1]
+    newest = [
+        e
+        for e in store.online_members([member], Verbalizer(linkedin.domain))[member]
+        if hasattr(e, "surface")
+    ][-1]
     assert newest.at == max(rows[0]["shown_at"])
 
 

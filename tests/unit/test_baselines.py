@@ -29,7 +29,7 @@ def builder_for(
         value_set=known.column("item_id").combine_chunks(),
     )
     items = known.take(pa.compute.fill_null(at, 0))
-    texts = [Verbalizer(spec).item(row) for row in items.to_pylist()]
+    texts = [Verbalizer(spec).question(row) for row in items.to_pylist()]
     return FeatureBuilder(
         spec, timelines, items, texts, ["a"] * len(rows), train_end=int(log.shown_at.max()), seed=0
     )

@@ -11,11 +11,9 @@ from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.timelines import Log, Timelines, build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
 from brewhouse.evaluation.metrics import auc
-from brewhouse.prompts.builder import TreeBuilder, stream_layout
+from brewhouse.prompts.builder import TreeBuilder, voices
 from brewhouse.prompts.canary import CanaryBook, plant, sightings
-from brewhouse.prompts.evidence import item_book, profile_versions
 from brewhouse.prompts.tokenizer import PromptTokenizer
-from brewhouse.prompts.verbalizer import Verbalizer
 from brewhouse.tasks.suite import load_suite
 
 
@@ -23,12 +21,17 @@ from brewhouse.tasks.suite import load_suite
 def scene(
     tiny: Snapshot, linkedin: DomainFolder, tokenizer: PromptTokenizer
 ) -> tuple[TreeBuilder, Log, np.ndarray, np.ndarray]:
-    verbalizer = Verbalizer(linkedin.domain)
-    builder = TreeBuilder(
-        layout=stream_layout(linkedin.domain, load_suite(linkedin), tokenizer),
-        items=CanaryBook(item_book(tiny.read("items"), verbalizer)),
-        versions=profile_versions(tiny.read("members"), verbalizer),
-    )
+    style = linkedin.domain.style
+    voice = voices(
+        linkedin.domain,
+        load_suite(linkedin),
+        tokenizer,
+        items=tiny.read("items"),
+        members=tiny.read("members"),
+        styles=[style],
+    )[style]
+    watching = replace(voice, items=CanaryBook(voice.items))
+    builder = TreeBuilder(domain=linkedin.domain, voices={style: watching})
     log = log_from_table(tiny.read("interactions", shards=[1]))
     trained = np.isin(np.array(log.surfaces), linkedin.domain.history_surfaces)[log.surface]
     rows = np.flatnonzero(trained)[-250:]

@@ -9,6 +9,7 @@ from brewhouse.evaluation.results import Check, Estimate, Results, ScorerResult,
 from brewhouse.files import canonical_json
 from brewhouse.gates.policy import Policy, load_policy
 from brewhouse.gates.verdict import Outcome, decide
+from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.tasks.spec import Task
@@ -157,6 +158,8 @@ def manifest(**changes: object) -> ShardsManifest:
         "book": QuestionBook(questions=(), readings={}),
         "answers": [],
         "history": {},
+        "style": "standard",
+        "numbers": NumberWords(members={}, items={}),
     }
     return ShardsManifest(**(base | changes))  # type: ignore[arg-type]
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brewhouse.errors import ModelError
-from brewhouse.model.batch import collate, tree_mask
+from brewhouse.model.attention import tree_mask
+from brewhouse.model.batch import collate
 from brewhouse.model.build import build_decoder
 from brewhouse.model.ranker import Ranker, load_balance_loss
 from brewhouse.model.sizes import mixtral_config
@@ -100,7 +101,7 @@ def test_gradient_of_a_tree_is_the_sum_of_its_prompts(ranker: Ranker) -> None:
     def gradient(batch_trees: list[TokenTree]) -> torch.Tensor:
         ranker.zero_grad()
         for one in batch_trees:
-            loss, count, _ = ranker(collate([one], pad=0), "answers")
+            loss, count, _ = ranker(collate([one]), "answers")
             (loss * count).backward()
         return torch.cat([p.grad.flatten() for p in ranker.parameters() if p.grad is not None])
 
@@ -131,8 +132,8 @@ def test_scores_are_float32_log_odds_of_answer_words_only(ranker: Ranker, scorer
     assert logits.dtype == np.float32
     assert np.isinf(logits[1, 2])
     with torch.no_grad():
-        hidden, _ = ranker.hidden(collate([tree], pad=0))
-        full = ranker.decoder.lm_head(hidden[0, tree.answer_at_N])
+        hidden, _ = ranker.hidden(collate([tree]))
+        full = ranker.decoder.lm_head(hidden[tree.answer_at_N])
     assert np.allclose(logits[0], full[0, [5, 6, 7]], atol=1e-5)
     book = QuestionBook(
         questions=(Question(surface="s", word="s", answers=("a", "b", "c"), answer_of={}),),
@@ -163,11 +164,11 @@ def test_mask_by_hand() -> None:
 
 
 def test_load_balance_loss_is_one_when_even_and_grows_with_collapse() -> None:
-    real = torch.ones(1, 400, dtype=torch.bool)
+    
     even = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)) * 1e-3
     one = torch.tensor([9.0, 8.0, -9.0, -9.0]).repeat(400, 1)
-    assert float(load_balance_loss([even], real, experts=4, top_k=2)) == pytest.approx(1, abs=0.02)
-    assert float(load_balance_loss([one], real, experts=4, top_k=2)) > 1.9
+    assert float(load_balance_loss([even], experts=4, top_k=2)) == pytest.approx(1, abs=0.02)
+    assert float(load_balance_loss([one], experts=4, top_k=2)) > 1.9
 
 
 def test_unknown_size() -> None:

@@ -61,7 +61,7 @@ def candidate(layout: StreamLayout, row: str, text: str, surface: str = "feed") 
         question=layout.book.on(surface)[0],
         label=0,
         weight=1.0,
-        item=ItemText(text, START + int(20.5 * DAY)),
+        item=ItemText(text, text, START + int(20.5 * DAY)),
     )
 
 
@@ -169,7 +169,7 @@ def test_a_dropped_profile_change_moves_into_the_head(layout: StreamLayout) -> N
         version(0, "audit"),
         *[past(1 + i / 8, f"a{i} poll", "liked") for i in range(10)],
         version(3, "treasury"),
-        *[past(4 + i / 8, f"b{i} poll", "liked") for i in range(40)],
+        *[past(4 + i / 8, f"b{i} poll", "liked") for i in range(80)],
     ]
     tree = layout.request(
         "m1",
@@ -204,7 +204,7 @@ def test_training_leaves_read_like_requests_and_see_no_later_profile(layout: Str
             assert ("lending" in prompt) == (number > 60)
             assert ("treasury" in prompt) == (number > 0 and "lending" not in trunk[1])
             told = sum("<liked>" in line for line in trunk)
-            assert told >= min(number, layout.domain.history.max_events // 2 - 2)
+            assert told >= min(number, layout.domain.history.max_events // 2 - 4)
     assert sorted(rows) == sorted(f"t{i}" for i in range(120))
 
 

@@ -18,6 +18,7 @@ from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import read_json, write_json
 from brewhouse.prompts.markup import Tagged
+from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_questions
 from brewhouse.prompts.shards import read_trees, write_trees
 from brewhouse.prompts.shards_manifest import ShardsManifest
@@ -54,6 +55,8 @@ def shards(linkedin: DomainFolder, tokenizer: PromptTokenizer, tmp_path_factory)
         book=book,
         answers=answers,
         history={},
+        style="short",
+        numbers=NumberWords(members={}, items={}),
     ).write(folder)
     return folder
 

@@ -47,6 +47,12 @@ class Column(Strict):
     min: float | None = Field(default=None, description="Smallest allowed number")
     max: float | None = Field(default=None, description="Largest allowed number")
     values: list[str] | None = Field(default=None, description="Closed set of allowed values")
+    words: list[str] | None = Field(
+        default=None,
+        min_length=2,
+        description="Number told as one of these words, lowest first, by its quantile among items "
+        "or profiles of the training window",
+    )
 
 
 class Members(Strict):
@@ -61,6 +67,9 @@ class ItemKind(Strict):
     """How items of one kind are told."""
 
     template: str = Field(description="Template of the item; put what matters last")
+    tellings: dict[str, str] = Field(
+        default_factory=dict, description="This kind's own form of the tellings of all items"
+    )
     noun: str = Field(description="What one such item is called, in the table1 layout")
 
 
@@ -68,6 +77,9 @@ class Items(Strict):
     """Versioned items and how they are told."""
 
     columns: dict[str, Column] = Field(description="Attributes beyond item_id, kind, times")
+    tellings: dict[str, str] = Field(
+        default_factory=dict, description="Further templates by name, for styles to choose"
+    )
     kinds: dict[str, ItemKind] = Field(description="Kinds of items")
     match: list[str] = Field(
         default_factory=list, description="Item columns that baselines count matches on"
@@ -130,11 +142,43 @@ class Time(Strict):
     )
 
 
+class Telling(Strict):
+    """How a style tells an item, in a history or in a question."""
+
+    item: str | None = Field(
+        default=None,
+        description="Name in `items.tellings`; the kind's `template` if empty",
+    )
+    age: bool = Field(default=True, description="Whether the item's age when shown is told")
+    gap: bool = Field(default=True, description="Whether the time since the last event is told")
+
+
+class Style(Strict):
+    """One way of telling everything. What is empty is told as the domain says."""
+
+    share: float = Field(
+        default=1.0, ge=0, description="Weight in the training mix; 0 holds it out"
+    )
+    instruction: str | None = Field(default=None, description="First line of the prompt")
+    profile: str | None = Field(default=None, description="Template of the profile")
+    update: str | None = Field(default=None, description="Template of a profile change")
+    history: Telling = Field(default=Telling(), description="How past items are told")
+    question: Telling = Field(default=Telling(), description="How the item asked about is told")
+    numbers: Literal["words", "digits"] = Field(
+        default="words", description="Whether columns with `words` are told as words or as digits"
+    )
+
+
 class Prompt(Strict):
     """Words around the data."""
 
     instruction: str = Field(description="First line of every prompt")
     note: str = Field(default="", description="Note of the table1 layout")
+    styles: dict[str, Style] = Field(
+        default_factory=lambda: {"standard": Style()},
+        min_length=1,
+        description="Ways of telling, mixed in training; the first is used for tests and serving",
+    )
 
 
 class Negatives(Strict):
@@ -204,7 +248,11 @@ class Domain(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Domain:
-        problems = [*self._template_problems(), *self._reference_problems()]
+        problems = [
+            *self._template_problems(),
+            *self._style_problems(),
+            *self._reference_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -216,6 +264,18 @@ class Domain(Strict):
             ("members.profile", self.members.profile, member),
             ("members.update", self.members.update, member),
             *((f"items.kinds.{k}.template", v.template, item) for k, v in self.items.kinds.items()),
+            *((f"items.tellings.{name}", text, item) for name, text in self.items.tellings.items()),
+            *(
+                (f"items.kinds.{k}.tellings.{name}", text, item)
+                for k, v in self.items.kinds.items()
+                for name, text in v.tellings.items()
+            ),
+            *(
+                (f"prompt.styles.{name}.{part}", text, member)
+                for name, style in self.prompt.styles.items()
+                for part, text in (("profile", style.profile), ("update", style.update))
+                if text is not None
+            ),
         ]
         return [
             f"{where} names column '{field}', known are {sorted(known)}"
@@ -223,6 +283,30 @@ class Domain(Strict):
             for field in template_fields(template)
             if field not in known
         ]
+
+    def _style_problems(self) -> list[str]:
+        told = self.items.tellings
+        found = [
+            f"items.kinds.{k}.tellings: '{name}' is not in items.tellings"
+            for k, kind in self.items.kinds.items()
+            for name in kind.tellings
+            if name not in told
+        ]
+        found += [
+            f"prompt.styles.{name}.{part}.item: '{telling.item}' is not in items.tellings"
+            for name, style in self.prompt.styles.items()
+            for part, telling in (("history", style.history), ("question", style.question))
+            if telling.item is not None and telling.item not in told
+        ]
+        if not any(style.share for style in self.prompt.styles.values()):
+            found.append("prompt.styles: every style is held out; give one a share above 0")
+        columns = {**self.members.columns, **self.items.columns}
+        found += [
+            f"column '{name}' has words but is of type {column.type}; only numbers are told by rank"
+            for name, column in columns.items()
+            if column.words and column.type not in ("integer", "number")
+        ]
+        return found
 
     def _reference_problems(self) -> list[str]:
         found = []
@@ -255,6 +339,11 @@ class Domain(Strict):
             elif "none" not in self.surfaces[policy.surface].actions:
                 found.append(f"source.negatives: surface '{policy.surface}' has no action 'none'")
         return found
+
+    @property
+    def style(self) -> str:
+        """Name of the style used for tests and serving: the first."""
+        return next(iter(self.prompt.styles))
 
     @property
     def history_surfaces(self) -> list[str]:

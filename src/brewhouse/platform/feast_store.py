@@ -25,11 +25,13 @@ from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError
 from brewhouse.prompts.evidence import (
     ItemBook,
+    ItemText,
     Past,
     Version,
     item_book,
     known_rank,
     merge,
+    micros,
     profile_versions,
 )
 from brewhouse.prompts.verbalizer import Verbalizer
@@ -184,16 +186,17 @@ class FeastStore:
         job = self.store.get_historical_features(entity_df=asked, features=names)
         return job.to_df().sort_values("row", ignore_index=True).drop(columns=["event_timestamp"])
 
-    def online_members(self, members: Sequence[str]) -> dict[str, list[Past | Version]]:
+    def online_members(
+        self, members: Sequence[str], verbalizer: Verbalizer
+    ) -> dict[str, list[Past | Version]]:
         """Evidence about members from the online store, ready for a layout."""
-        verbalizer = Verbalizer(self.domain)
         rows = self.store.get_online_features(
             features=self.store.get_feature_service("ranker_v1"),
             entity_rows=[{"member_id": member} for member in members],
         ).to_dict()
         return {member: _evidence(rows, index, verbalizer) for index, member in enumerate(members)}
 
-    def online_items(self, ids: Sequence[str]) -> ItemBook:
+    def online_items(self, ids: Sequence[str], verbalizer: Verbalizer) -> ItemBook:
         """Items from the online store, told in the domain's words."""
         if not ids:
             return ItemBook({})
@@ -207,13 +210,13 @@ class FeastStore:
             for i in range(len(ids))
             if rows["first_seen"][i] is not None
         ]
-        return item_book(told, Verbalizer(self.domain))
+        return item_book(told, verbalizer)
 
     def _histories(self, snapshot: Snapshot, now: datetime) -> pa.Table:
         """One row a member: newest interactions known at `now`, and all profile versions."""
         parts = []
         lag = self.domain.history.lag
-        items = item_book(snapshot.read("items"), Verbalizer(self.domain))
+        items = item_facts(snapshot.read("items"), self.domain)
         known = pa.scalar(now, pa.timestamp("us", tz="UTC"))
         for shard in range(snapshot.shards):
             table = snapshot.read("interactions", shards=[shard])
@@ -229,7 +232,7 @@ class FeastStore:
             [
                 ("member_id", pa.string()),
                 ("as_of", pa.timestamp("us", tz="UTC")),
-                *((n, pa.list_(pa.string())) for n in ("item_ids", "texts", "surfaces", "actions")),
+                *((n, pa.list_(pa.string())) for n in ("item_ids", "items", "surfaces", "actions")),
                 *(
                     (n, pa.list_(pa.int64()))
                     for n in ("shown_at", "event_at", "logged_at", "items_created")
@@ -253,8 +256,8 @@ def history_rows(
     """Rows of the `recent_history` view for members whose known interactions are given.
 
     Keeps what a prompt at `now` or later can hold: the newest `max_events` known before the lag,
-    and everything after it. Items are told as they were when shown: a later version of an item
-    must not reach back into a history.
+    and everything after it. Items are kept as facts, as they were when shown: a later version of an
+    item must not reach back into a history, and any style can tell them.
     """
     log = log_from_table(interactions)
     timelines = build_timelines(
@@ -264,7 +267,8 @@ def history_rows(
     for row in sorted(members, key=lambda r: (r["member_id"], r["valid_from"])):
         if row["valid_from"] < now:
             at = int(pd.Timestamp(row["valid_from"]).value // 1_000)
-            text = json.dumps({c: row[c] for c in domain.members.columns}, sort_keys=True)
+            facts = {c: row[c] for c in domain.members.columns}
+            text = json.dumps(facts, sort_keys=True, default=str)
             profiles.setdefault(row["member_id"], []).append((at, text))
     index = {member: i for i, member in enumerate(log.member_ids)}
     limit = int(pd.Timestamp(now - lag).value // 1_000)
@@ -281,8 +285,8 @@ def history_rows(
             {
                 "member_id": member,
                 "as_of": now,
-                "texts": [told.text for told in shown],
-                "items_created": [told.created for told in shown],
+                "items": [facts.text for facts in shown],
+                "items_created": [facts.created for facts in shown],
                 "item_ids": log.item_ids[log.item[events]].tolist(),
                 "surfaces": [log.surfaces[s] for s in log.surface[events]],
                 "actions": [log.actions[a] for a in log.action[events]],
@@ -296,14 +300,33 @@ def history_rows(
     return rows
 
 
+def item_facts(items: pa.Table, domain: Domain) -> ItemBook:
+    """Item versions as JSON of the columns that templates may name."""
+    versions: dict[str, list[tuple[int, ItemText]]] = {}
+    for row in items.to_pylist():
+        facts = json.dumps({c: row[c] for c in ("kind", *domain.items.columns)}, default=str)
+        told = ItemText(facts, facts, micros(row["created_at"]))
+        versions.setdefault(row["item_id"], []).append((micros(row["valid_from"]), told))
+    for known in versions.values():
+        known.sort(key=lambda pair: pair[0])
+    return ItemBook(versions)
+
+
 def _evidence(
     rows: dict[str, list[Any]], index: int, verbalizer: Verbalizer
 ) -> list[Past | Version]:
-    columns = ("texts", "items_created", "surfaces", "actions", "shown_at", "event_at", "logged_at")
+    columns = ("items", "items_created", "surfaces", "actions", "shown_at", "event_at", "logged_at")
     values = [rows[name][index] or [] for name in columns]
     past = [
-        Past(known_rank(event, logged), shown, surface, action, text, created)
-        for text, created, surface, action, shown, event, logged in zip(*values, strict=True)
+        Past(
+            known_rank(event, logged),
+            shown,
+            surface,
+            action,
+            verbalizer.past(json.loads(facts)),
+            created,
+        )
+        for facts, created, surface, action, shown, event, logged in zip(*values, strict=True)
     ]
     versions = [
         json.loads(text) | {"member_id": "", "valid_from": at}

@@ -2,47 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from brewhouse.data.timelines import Timelines
 from brewhouse.domains.spec import Domain
-from brewhouse.prompts.evidence import ItemBook, Past, Version, known_rank, merge
+from brewhouse.prompts.evidence import (
+    ItemBook,
+    Past,
+    Version,
+    item_book,
+    known_before,
+    known_rank,
+    merge,
+    profile_versions,
+)
+from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.questions import build_questions
-from brewhouse.prompts.stream import Candidate, StreamLayout, Target
+from brewhouse.prompts.stream import Candidate, Evidence, StreamLayout, Target
+from brewhouse.prompts.styles import style_of
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.tree import PromptTree, TokenTree, tokenize_tree
 from brewhouse.prompts.verbalizer import Verbalizer
 from brewhouse.tasks.suite import Suite
 
 
-def stream_layout(domain: Domain, suite: Suite, tokenizer: PromptTokenizer) -> StreamLayout:
-    """The `stream` layout of a domain in a tokenizer's markup."""
+def stream_layout(
+    domain: Domain,
+    suite: Suite,
+    tokenizer: PromptTokenizer,
+    *,
+    verbalizer: Verbalizer | None = None,
+) -> StreamLayout:
+    """The `stream` layout of a domain in a tokenizer's markup, in the verbalizer's style."""
     return StreamLayout(
         domain=domain,
-        verbalizer=Verbalizer(domain),
+        verbalizer=verbalizer or Verbalizer(domain),
         markup=tokenizer.markup,
         book=build_questions(domain, suite),
         length=tokenizer.length,
     )
 
 
+def voices(
+    domain: Domain,
+    suite: Suite,
+    tokenizer: PromptTokenizer,
+    *,
+    items: pa.Table,
+    members: pa.Table,
+    numbers: NumberWords | None = None,
+    styles: Sequence[str] | None = None,
+) -> dict[str, Voice]:
+    """Every style, or those named, with all items and profiles told in it."""
+    found = {}
+    for name in styles or domain.prompt.styles:
+        verbalizer = Verbalizer(domain, style=name, numbers=numbers)
+        found[name] = Voice(
+            layout=stream_layout(domain, suite, tokenizer, verbalizer=verbalizer),
+            items=item_book(items, verbalizer),
+            versions=profile_versions(members, verbalizer),
+        )
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
-class TreeBuilder:
-    """Builds the trees of a set of members from their timelines."""
+class Voice:
+    """One style, ready to tell: its layout, and what it says of every item and profile."""
 
     layout: StreamLayout
     items: ItemBook
     versions: dict[str, list[Version]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeBuilder:
+    """Builds the trees of a set of members from their timelines.
+
+    Attributes:
+        voices: By style. Requests are told in the domain's first style, training in the style
+            that a member's id draws.
+        newest_told: When the newest evidence of each training timeline became known, for the
+            manifest's proof.
+    """
+
+    domain: Domain
+    voices: Mapping[str, Voice]
     newest_told: list[int] = field(default_factory=list)
-    """When the newest evidence of each training timeline became known, for the manifest's proof."""
+
+    def _of(self, member: str) -> Voice:
+        return self.voices[style_of(member, self.domain)]
 
     def training(self, timelines: Timelines, *, known_by: int) -> Iterator[PromptTree]:
         """Trees that cover every target; no evidence known at or after `known_by` is used."""
         for member, queries in _by_member(timelines):
-            evidence = self._evidence(timelines, member, known_by=known_by)
+            voice = self._of(_id(timelines, member))
+            evidence = self._evidence(voice, timelines, member, known_by=known_by)
             targets = [
                 Target(
                     candidate=candidate,
@@ -50,33 +108,53 @@ class TreeBuilder:
                     moment=int(timelines.moment_Q[q]),
                 )
                 for q in queries
-                for candidate in self._candidates(timelines, int(q))
+                for candidate in self._candidates(voice, timelines, int(q))
                 if candidate.label >= 0
             ]
             if targets:
-                yield from self.layout.training(_id(timelines, member), evidence, targets)
+                yield from voice.layout.training(_id(timelines, member), evidence, targets)
 
     def documents(self, timelines: Timelines, *, known_by: int) -> Iterator[PromptTree]:
         """Every member's timeline as trunks without leaves."""
         for member in range(len(timelines.log.member_ids)):
-            evidence = self._evidence(timelines, member, known_by=known_by)
+            voice = self._of(_id(timelines, member))
+            evidence = self._evidence(voice, timelines, member, known_by=known_by)
             if evidence:
-                yield from self.layout.documents(_id(timelines, member), evidence)
+                yield from voice.layout.documents(_id(timelines, member), evidence)
 
-    def requests(self, timelines: Timelines) -> Iterator[PromptTree]:
-        """One tree for each session of targets: its items are the candidates of one request."""
-        keep = self.layout.domain.history.max_events
+    def requests(
+        self,
+        timelines: Timelines,
+        *,
+        style: str | None = None,
+        distort: Callable[[Evidence], Evidence] | None = None,
+    ) -> Iterator[PromptTree]:
+        """One tree for each session of targets: its items are the candidates of one request.
+
+        Args:
+            timelines: Targets and what was known of their members.
+            style: How to tell; the domain's first style if None.
+            distort: Changes the evidence of a request, for probes.
+        """
+        voice, keep = self.voices[style or self.domain.style], self.domain.history.max_events
         for member, queries in _by_member(timelines):
             order = np.lexsort((timelines.targets_Q[queries], timelines.moment_Q[queries]))
             queries = queries[order]
             sessions = timelines.log.session[timelines.targets_Q[queries]]
             cuts = np.flatnonzero(np.diff(sessions)) + 1
             for group in np.split(queries, cuts):
-                evidence = self._evidence(
-                    timelines, member, upto=int(timelines.branch_Q[group[0]]), newest=keep + 1
+                evidence: Evidence = self._evidence(
+                    voice,
+                    timelines,
+                    member,
+                    upto=int(timelines.branch_Q[group[0]]),
+                    newest=keep + 1,
                 )
-                candidates = [c for q in group for c in self._candidates(timelines, int(q))]
-                yield self.layout.request(
+                if distort:
+                    known = known_before(evidence, int(timelines.moment_Q[group[0]]))
+                    evidence = distort(evidence[:known])
+                candidates = [c for q in group for c in self._candidates(voice, timelines, int(q))]
+                yield voice.layout.request(
                     _id(timelines, member),
                     evidence,
                     candidates,
@@ -86,6 +164,7 @@ class TreeBuilder:
 
     def _evidence(
         self,
+        voice: Voice,
         timelines: Timelines,
         member: int,
         *,
@@ -105,18 +184,18 @@ class TreeBuilder:
             rank = known_rank(int(log.event_at[row]), int(log.created_at[row]))
             if known_by is not None and rank >= 2 * known_by:
                 continue
-            item = self.items.at(log.item_ids[log.item[row]], shown)
+            item = voice.items.at(log.item_ids[log.item[row]], shown)
             past.append(
                 Past(
                     rank,
                     shown,
                     log.surfaces[log.surface[row]],
                     log.actions[log.action[row]],
-                    item.text,
+                    item.past,
                     item.created,
                 )
             )
-        versions = self.versions.get(_id(timelines, member), [])
+        versions = voice.versions.get(_id(timelines, member), [])
         if known_by is not None:
             versions = [v for v in versions if v.rank < 2 * known_by]
         evidence = merge(past, versions)
@@ -124,11 +203,11 @@ class TreeBuilder:
             self.newest_told.append(evidence[-1].rank // 2)
         return evidence
 
-    def _candidates(self, timelines: Timelines, query: int) -> list[Candidate]:
-        log, book = timelines.log, self.layout.book
+    def _candidates(self, voice: Voice, timelines: Timelines, query: int) -> list[Candidate]:
+        log, book = timelines.log, voice.layout.book
         row = timelines.targets_Q[query]
         surface, action = log.surfaces[log.surface[row]], log.actions[log.action[row]]
-        item = self.items.at(log.item_ids[log.item[row]], int(timelines.request_at_Q[query]))
+        item = voice.items.at(log.item_ids[log.item[row]], int(timelines.request_at_Q[query]))
         return [
             Candidate(
                 row=log.interaction_id[row],

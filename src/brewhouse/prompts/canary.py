@@ -72,7 +72,7 @@ class CanaryBook(ItemBook):
 
     def at(self, item: str, moment: int) -> ItemText:
         """The canary's name, or what the wrapped book tells."""
-        return ItemText(item, 0) if item.startswith(CANARY) else self._book.at(item, moment)
+        return ItemText(item, item, 0) if item.startswith(CANARY) else self._book.at(item, moment)
 
 
 def sightings(trees: Iterable[PromptTree]) -> dict[str, float]:

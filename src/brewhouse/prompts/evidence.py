@@ -37,9 +37,10 @@ class Version(NamedTuple):
 
 
 class ItemText(NamedTuple):
-    """One item version as it is told, and when the item first appeared."""
+    """An item version as a question and as a history tells it, and when the item appeared."""
 
     text: str
+    past: str
     created: int
 
 
@@ -75,7 +76,7 @@ def item_book(items: pa.Table | Iterable[Mapping[str, Any]], verbalizer: Verbali
     rows = items.to_pylist() if isinstance(items, pa.Table) else items
     versions: dict[str, list[tuple[int, ItemText]]] = {}
     for row in rows:
-        told = ItemText(verbalizer.item(row), micros(row["created_at"]))
+        told = ItemText(verbalizer.question(row), verbalizer.past(row), micros(row["created_at"]))
         versions.setdefault(row["item_id"], []).append((micros(row["valid_from"]), told))
     for known in versions.values():
         known.sort(key=lambda pair: pair[0])

@@ -58,7 +58,7 @@ class Markup(Protocol):
     def update(self, gap: str | None) -> tuple[Segment, ...]:
         """Start of a profile change."""
 
-    def item(self, surface: str, age: str, gap: str | None) -> tuple[Segment, ...]:
+    def item(self, surface: str, age: str | None, gap: str | None) -> tuple[Segment, ...]:
         """Start of an interaction or a question, up to the item's text."""
 
     def answer_next(self) -> tuple[Segment, ...]:
@@ -88,9 +88,10 @@ class Tagged:
         """A line of its own, with the gap if it is told."""
         return (mark("\n<update>"), *self._gap(gap))
 
-    def item(self, surface: str, age: str, gap: str | None) -> tuple[Segment, ...]:
+    def item(self, surface: str, age: str | None, gap: str | None) -> tuple[Segment, ...]:
         """Surface, gap and age as tags in front of the item."""
-        return (mark(f"\n<{surface}>"), *self._gap(gap), mark(f"<{age}>"))
+        told = () if age is None else (mark(f"<{age}>"),)
+        return (mark(f"\n<{surface}>"), *self._gap(gap), *told)
 
     def answer_next(self) -> tuple[Segment, ...]:
         """Nothing: the answer stands next to the words that explain it."""
@@ -130,10 +131,10 @@ class Plain:
         """A line of its own, with the gap in brackets if it is told."""
         return (mark("\nProfile change" + (f" ({gap}):" if gap else ":")),)
 
-    def item(self, surface: str, age: str, gap: str | None) -> tuple[Segment, ...]:
+    def item(self, surface: str, age: str | None, gap: str | None) -> tuple[Segment, ...]:
         """Surface, age and gap in front of the item."""
         told = ", ".join(w for w in (age, gap) if w)
-        return (mark(f"\n{surface} ({told}):"),)
+        return (mark(f"\n{surface} ({told}):" if told else f"\n{surface}:"),)
 
     def answer_next(self) -> tuple[Segment, ...]:
         """An arrow."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from brewhouse.errors import LeakError, TrainingError
 from brewhouse.files import read_json, sha256_json, write_json
+from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.questions import Question, QuestionBook, Reading
 from brewhouse.tasks.spec import Task
 
@@ -30,6 +31,8 @@ class ShardsManifest:
         book: Questions and readings.
         answers: First token of every answer of every question.
         history: Event and token limits of a trunk.
+        style: Style of test prompts and serving.
+        numbers: Quantiles by which numbers are told as words.
     """
 
     FILE: ClassVar[str] = "manifest.json"
@@ -45,6 +48,8 @@ class ShardsManifest:
     book: QuestionBook
     answers: list[list[int]]
     history: dict[str, int]
+    style: str
+    numbers: NumberWords
 
     def write(self, folder: Path) -> None:
         """Write the manifest; its presence marks the shards as complete."""
@@ -52,7 +57,8 @@ class ShardsManifest:
         write_json(folder / self.FILE, value | {"digest": "sha256:" + sha256_json(value)})
 
     def _json(self) -> dict[str, Any]:
-        value = {k: v for k, v in vars(self).items() if k != "book"}
+        value = {k: v for k, v in vars(self).items() if k not in ("book", "numbers")}
+        value["numbers"] = self.numbers.describe()
         value["questions"] = [asdict(q) for q in self.book.questions]
         value["readings"] = {k: asdict(r) for k, r in self.book.readings.items()}
         return value
@@ -86,7 +92,9 @@ class ShardsManifest:
             )
             for name, r in value.pop("readings").items()
         }
-        return cls(**value, book=QuestionBook(questions=questions, readings=readings))
+        numbers = NumberWords.parse(value.pop("numbers"))
+        book = QuestionBook(questions=questions, readings=readings)
+        return cls(**value, book=book, numbers=numbers)
 
 
 def prove_tiers(manifest: ShardsManifest, tasks: Iterable[Task]) -> list[str]:

@@ -206,7 +206,7 @@ class StreamLayout:
         profile = self._profile(head.profile if head else "unknown")
         return (
             *self.markup.begin(),
-            mark(self.domain.prompt.instruction),
+            mark(self.verbalizer.instruction),
             *self.markup.profile(),
             profile,
         )
@@ -221,11 +221,12 @@ class StreamLayout:
         return segment
 
     def _step(self, entry: Past | Version, previous: int | None) -> tuple[Segment, ...]:
-        gap = self.verbalizer.gap(previous, entry.at)
+        telling = self.verbalizer.style.history
+        gap = self.verbalizer.gap(previous, entry.at) if telling.gap else None
         if isinstance(entry, Version):
             return (*self.markup.update(gap), data(entry.update))
         surface = self.domain.surfaces[entry.surface].word
-        age = self.verbalizer.age(entry.at, entry.created)
+        age = self.verbalizer.age(entry.at, entry.created) if telling.age else None
         answer = self.markup.answer(self.domain.actions[entry.action].word)
         head = self.markup.item(surface, age, gap)
         return (*head, data(entry.text), *self.markup.answer_next(), answer)
@@ -233,9 +234,9 @@ class StreamLayout:
     def _leaf(
         self, candidate: Candidate, request_at: int, previous: int | None, *, branch: int
     ) -> Leaf:
-        word = self.book.questions[candidate.question].word
-        age = self.verbalizer.age(request_at, candidate.item.created)
-        gap = self.verbalizer.gap(previous, request_at)
+        word, telling = self.book.questions[candidate.question].word, self.verbalizer.style.question
+        age = self.verbalizer.age(request_at, candidate.item.created) if telling.age else None
+        gap = self.verbalizer.gap(previous, request_at) if telling.gap else None
         head = self.markup.item(word, age, gap)
         return Leaf(
             row=candidate.row,

@@ -123,19 +123,31 @@ class TokenTree:
 
     def single(self, leaf: int) -> TokenTree:
         """The ordinary prompt of one leaf: its visible trunk and itself, nothing else."""
-        start, end = int(self.leaf_start_N[leaf]), int(self.leaf_end_N[leaf])
-        seen = int(self.branch_N[leaf])
-        one = slice(leaf, leaf + 1)
+        return self._cut(np.array([leaf]), trunk=int(self.branch_N[leaf]))
+
+    def shortened(self, max_trunk: int) -> TokenTree:
+        """The first `max_trunk` tokens of the trunk, with the leaves that hang there."""
+        if self.trunk <= max_trunk:
+            return self
+        return self._cut(np.flatnonzero(self.branch_N <= max_trunk), trunk=max_trunk)
+
+    def leaves(self, first: int, last: int, *, trunk: bool = True) -> TokenTree:
+        """Some of the leaves, with the whole trunk or, to be asked of a kept one, without."""
+        return self._cut(np.arange(first, last), trunk=self.trunk if trunk else 0)
+
+    def _cut(self, keep: np.ndarray, *, trunk: int) -> TokenTree:
+        parts = [self.tokens_T[self.leaf_start_N[i] : self.leaf_end_N[i]] for i in keep]
+        sizes = np.array([len(part) for part in parts], np.int64)
         return TokenTree(
             member=self.member,
-            tokens_T=np.concatenate([self.tokens_T[:seen], self.tokens_T[start:end]]),
-            trunk=seen,
-            leaf_start_N=np.array([seen]),
-            branch_N=np.array([seen]),
-            question_N=self.question_N[one],
-            label_N=self.label_N[one],
-            weight_N=self.weight_N[one],
-            row_N=self.row_N[one],
+            tokens_T=np.concatenate([self.tokens_T[:trunk], *parts]),
+            trunk=trunk,
+            leaf_start_N=trunk + np.cumsum(sizes) - sizes,
+            branch_N=self.branch_N[keep],
+            question_N=self.question_N[keep],
+            label_N=self.label_N[keep],
+            weight_N=self.weight_N[keep],
+            row_N=tuple(self.row_N[i] for i in keep.tolist()),
         )
 
 

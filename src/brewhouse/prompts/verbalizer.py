@@ -6,46 +6,81 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from brewhouse.domains.spec import Buckets, Domain, template_fields
+from brewhouse.domains.spec import Buckets, Domain, Telling, template_fields
 from brewhouse.errors import PromptError
+from brewhouse.prompts.numbers import NumberWords, Quantiles
 
 _MICROS = 1_000_000
 
 
 class Verbalizer:
-    """Applies a domain's templates; pure functions of their arguments."""
+    """Applies a domain's templates in one style; pure functions of their arguments."""
 
-    def __init__(self, domain: Domain) -> None:
-        """Prepare the templates of a domain."""
+    def __init__(
+        self, domain: Domain, *, style: str | None = None, numbers: NumberWords | None = None
+    ) -> None:
+        """Prepare the templates of a domain.
+
+        Args:
+            domain: The domain.
+            style: Name among `prompt.styles`; the first if None.
+            numbers: Quantiles that tell numbers as words; digits are told without them.
+        """
         self.domain = domain
+        self.style = domain.prompt.styles[style or domain.style]
+        self._members, self._items = {}, {}
+        if numbers is not None and self.style.numbers == "words":
+            self._members, self._items = numbers.members, numbers.items
         self._age = _limits(domain.time.age)
         self._gap = _limits(domain.time.gap) if domain.time.gap else None
         self._fields = lru_cache(maxsize=None)(lambda t: tuple(template_fields(t)))
 
-    def fill(self, template: str, row: Mapping[str, Any]) -> str:
-        """Fill a template; empty values leave no trace but a closed-up space."""
-        values = {name: _tell(row[name]) for name in self._fields(template)}
-        return " ".join(template.format_map(values).split())
+    @property
+    def instruction(self) -> str:
+        """First line of every prompt."""
+        return self.style.instruction or self.domain.prompt.instruction
 
-    def item(self, row: Mapping[str, Any]) -> str:
-        """Tell an item by the template of its kind.
+    def question(self, row: Mapping[str, Any]) -> str:
+        """Tell an item that is asked about.
 
         Raises:
             PromptError: The kind is not in the domain.
         """
+        return self._item(row, self.style.question)
+
+    def past(self, row: Mapping[str, Any]) -> str:
+        """Tell an item of a history.
+
+        Raises:
+            PromptError: The kind is not in the domain.
+        """
+        return self._item(row, self.style.history)
+
+    def profile(self, row: Mapping[str, Any]) -> str:
+        """Tell a profile at the head of a prompt."""
+        return self._fill(self.style.profile or self.domain.members.profile, row, self._members)
+
+    def update(self, row: Mapping[str, Any]) -> str:
+        """Tell a profile change inside a history."""
+        return self._fill(self.style.update or self.domain.members.update, row, self._members)
+
+    def _item(self, row: Mapping[str, Any], telling: Telling) -> str:
         kind = self.domain.items.kinds.get(row["kind"])
         if kind is None:
             msg = f"item {row.get('item_id')}: kind '{row['kind']}' is not in items.kinds; add it"
             raise PromptError(msg)
-        return self.fill(kind.template, row)
+        template = kind.template
+        if telling.item:
+            template = kind.tellings.get(telling.item, self.domain.items.tellings[telling.item])
+        return self._fill(template, row, self._items)
 
-    def profile(self, row: Mapping[str, Any]) -> str:
-        """Tell a profile at the head of a prompt."""
-        return self.fill(self.domain.members.profile, row)
-
-    def update(self, row: Mapping[str, Any]) -> str:
-        """Tell a profile change inside a history."""
-        return self.fill(self.domain.members.update, row)
+    def _fill(self, template: str, row: Mapping[str, Any], ranked: Mapping[str, Quantiles]) -> str:
+        """Fill a template; empty values leave no trace but a closed-up space."""
+        values = {
+            name: ranked[name].word(row[name]) if name in ranked else _tell(row[name])
+            for name in self._fields(template)
+        }
+        return " ".join(template.format_map(values).split())
 
     def age(self, shown_at: int, created_at: int) -> str:
         """Word for an item's age when shown (microseconds)."""
@@ -58,6 +93,12 @@ class Verbalizer:
         elapsed = max(0, now - previous)
         limits, _, _ = self._gap
         return None if elapsed <= limits[0] else _bucket(self._gap, elapsed)
+
+    def instructions(self) -> list[str]:
+        """First lines of the styles that are trained on, in a fixed order."""
+        prompt = self.domain.prompt
+        told = [s.instruction or prompt.instruction for s in prompt.styles.values() if s.share]
+        return list(dict.fromkeys([prompt.instruction, *told]))
 
     def structural_words(self) -> list[str]:
         """Every word that structure may use, in a fixed order."""

@@ -1,4 +1,9 @@
-"""Scores the leaves of prompt trees with a trained ranker."""
+"""Scores the leaves of prompt trees with a trained ranker.
+
+A tree is one row of tokens; one with more leaves than fit beside its trunk is run in parts: the
+trunk once, its keys and values kept, then leaves in batches against them. Memory is then that of
+the trunk and one batch of leaves.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,8 @@ import numpy as np
 import torch
 
 from brewhouse.errors import ModelError
-from brewhouse.model.batch import collate
+from brewhouse.model.attention import Backend, TrunkCache, default_backend
+from brewhouse.model.batch import TreeBatch, collate
 from brewhouse.model.build import load_decoder
 from brewhouse.model.ranker import Ranker
 from brewhouse.prompts.questions import QuestionBook
@@ -22,7 +28,13 @@ from brewhouse.prompts.tree import TokenTree
 
 @dataclass(frozen=True, kw_only=True)
 class LeafScores:
-    """Answer logits of leaves. `logits_NA` is float32, -inf where a question has fewer answers."""
+    """Answer logits of leaves.
+
+    Attributes:
+        rows_N, question_N: As in `TokenTree`.
+        logits_NA: float32, -inf where a question has fewer answers.
+        tokens: Tokens that went through the decoder.
+    """
 
     rows_N: np.ndarray
     question_N: np.ndarray
@@ -37,12 +49,20 @@ class LeafScores:
 class Scorer:
     """A ranker ready to score; float32, no gradient, no generation."""
 
-    def __init__(self, ranker: Ranker, tokenizer: PromptTokenizer, book: QuestionBook) -> None:
-        """Take a ranker with its tokenizer and questions."""
+    def __init__(
+        self,
+        ranker: Ranker,
+        tokenizer: PromptTokenizer,
+        book: QuestionBook,
+        *,
+        backend: Backend | None = None,
+    ) -> None:
+        """Take a ranker with its tokenizer and questions; the device's best backend if None."""
         self.ranker = ranker.eval()
         self.tokenizer = tokenizer
         self.book = book
         self.device = next(ranker.parameters()).device
+        self.backend = backend or default_backend(self.device)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -69,14 +89,24 @@ class Scorer:
         batch_tokens: int = 8192,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> LeafScores:
-        """Score all leaves of all trees; results are in the order of trees and leaves."""
+        """Score all leaves of all trees; results are in the order of trees and leaves.
+
+        Args:
+            trees: At least one.
+            batch_tokens: Tokens that go through the decoder at once. A longer tree is run in parts.
+            progress: Told the number of trees done and in all.
+        """
         order = sorted(range(len(trees)), key=lambda i: len(trees[i]))
         starts = np.concatenate([[0], np.cumsum([len(tree.row_N) for tree in trees])])
         widest = self.ranker.answer_ids_QA.shape[1]
         logits = np.full((int(starts[-1]), widest), -np.inf, np.float32)
-        done = 0
+        done = tokens = 0
         for group in _cut(order, trees, batch_tokens):
-            out = self._run([trees[i] for i in group])
+            if len(group) == 1 and len(trees[group[0]]) > batch_tokens:
+                out, used = self._run_in_parts(trees[group[0]], batch_tokens)
+            else:
+                out, used = self._run(collate([trees[i] for i in group], backend=self.backend))
+            tokens += used
             at = 0
             for i in group:
                 n = len(trees[i].row_N)
@@ -88,14 +118,37 @@ class Scorer:
             rows_N=np.array([row for tree in trees for row in tree.row_N], dtype=object),
             question_N=np.concatenate([tree.question_N for tree in trees]),
             logits_NA=logits,
-            tokens=sum(len(tree) for tree in trees),
+            tokens=tokens,
         )
 
-    def _run(self, trees: Sequence[TokenTree]) -> np.ndarray:
-        batch = collate(trees, pad=self.tokenizer.pad).to(self.device)
+    def _run(self, batch: TreeBatch) -> tuple[np.ndarray, int]:
         with torch.inference_mode():
-            logits, _, _ = self.ranker(batch, "score")
-        return logits.float().cpu().numpy()
+            logits, _, _ = self.ranker(batch.to(self.device), "score")
+        return logits.float().cpu().numpy(), len(batch.tokens_T)
+
+    def _run_in_parts(self, tree: TokenTree, batch_tokens: int) -> tuple[np.ndarray, int]:
+        """Trunk first, then leaves in batches against its kept keys and values."""
+        kept = TrunkCache()
+        _, tokens = self._run(collate([tree.leaves(0, 0)], backend="split", keep=kept))
+        parts, first = [], 0
+        ends = tree.leaf_end_N - tree.trunk
+        while first < len(ends):
+            before = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, before + batch_tokens, side="right")))
+            only = tree.leaves(first, last, trunk=False)
+            out, used = self._run(collate([only], backend="split", reuse=kept))
+            parts.append(out)
+            tokens += used
+            first = last
+        return np.concatenate(parts), tokens
+
+
+def tokens_needed(trees: Sequence[TokenTree]) -> int:
+    """Tokens that scoring must cost: each trunk once and each leaf once, no padding.
+
+    For a request of N candidates that is trunk / N + leaf a candidate.
+    """
+    return sum(tree.trunk + int((tree.leaf_end_N - tree.leaf_start_N).sum()) for tree in trees)
 
 
 def parity(scorer: Scorer, trees: Iterable[TokenTree]) -> float:
@@ -113,10 +166,12 @@ def parity(scorer: Scorer, trees: Iterable[TokenTree]) -> float:
 
 def _cut(order: list[int], trees: Sequence[TokenTree], limit: int) -> Iterable[list[int]]:
     group: list[int] = []
+    total = 0
     for i in order:
-        if group and (len(group) + 1) * len(trees[i]) > limit:
+        if group and total + len(trees[i]) > limit:
             yield group
-            group = []
+            group, total = [], 0
         group.append(i)
+        total += len(trees[i])
     if group:
         yield group

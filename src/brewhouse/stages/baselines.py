@@ -124,14 +124,14 @@ def _rows(
 def _features(
     spec: Domain, store: FeastStore, cut: Snapshot, manifest: ShardsManifest, rows: Rows, seed: int
 ) -> FeatureBuilder:
-    t, verbalizer = rows.timelines, Verbalizer(spec)
+    t, verbalizer = rows.timelines, Verbalizer(spec, numbers=manifest.numbers)
     members = t.log.member_ids[t.log.member[t.targets_Q]]
     profiles = store.profiles_at(members.tolist(), t.moment_Q)
     told = [
         verbalizer.profile({str(k): v for k, v in r.items()}) for r in profiles.to_dict("records")
     ]
     items = _first_versions(cut.read("items"), t.log)
-    texts = [verbalizer.item(r) for r in items.to_pylist()]
+    texts = [verbalizer.question(r) for r in items.to_pylist()]
     end = to_micros(datetime.fromisoformat(str(manifest.split["train_end"])))
     return FeatureBuilder(spec, t, items, texts, told, train_end=end, seed=seed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from brewhouse.data.splits import TemporalSplit, to_micros
 from brewhouse.data.timelines import Log, Timelines, assert_no_leak, build_timelines, log_from_table
 from brewhouse.domains.loader import load_domain
 from brewhouse.domains.spec import Domain
-from brewhouse.prompts.builder import TreeBuilder, stream_layout, tokenized
+from brewhouse.prompts.builder import TreeBuilder, Voice, tokenized, voices
 from brewhouse.prompts.canary import CanaryBook, plant, sightings
-from brewhouse.prompts.evidence import ItemBook, Version, item_book, profile_versions
+from brewhouse.prompts.numbers import NumberWords
+from brewhouse.prompts.probes import distortions
 from brewhouse.prompts.shards import write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
-from brewhouse.prompts.verbalizer import Verbalizer
 from brewhouse.tasks.suite import load_suite
 
 CANARY_ROWS = 600
@@ -39,10 +39,12 @@ class Work:
     split: TemporalSplit
     tokenizer: Path
     test_share: dict[str, float]
+    probe_share: dict[str, float]
+    numbers: NumberWords
     tasks: tuple[str, ...]
 
 
-_BOOKS: dict[Path, tuple[ItemBook, dict[str, list[Version]]]] = {}
+_VOICES: dict[Path, dict[str, Voice]] = {}
 
 
 def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
@@ -53,16 +55,17 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     spec = folder.domain
     suite = load_suite(folder).select(list(work.tasks))
     tokenizer = PromptTokenizer.load(work.tokenizer)
-    if work.snapshot not in _BOOKS:
-        cut, verbalizer = Snapshot.open(work.snapshot), Verbalizer(spec)
-        _BOOKS[work.snapshot] = (
-            item_book(cut.read("items"), verbalizer),
-            profile_versions(cut.read("members"), verbalizer),
+    if work.out not in _VOICES:
+        cut = Snapshot.open(work.snapshot)
+        _VOICES[work.out] = voices(
+            spec,
+            suite,
+            tokenizer,
+            items=cut.read("items"),
+            members=cut.read("members"),
+            numbers=work.numbers,
         )
-    items, versions = _BOOKS[work.snapshot]
-    builder = TreeBuilder(
-        layout=stream_layout(spec, suite, tokenizer), items=items, versions=versions
-    )
+    builder = TreeBuilder(domain=spec, voices=_VOICES[work.out])
     log = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
     known_by = to_micros(work.split.train_end)
     train, pairs = _timelines(log, spec, train_rows(log, spec, work.split))
@@ -83,6 +86,7 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
         work.out / "test" / name, tokenized(builder.requests(test), tokenizer)
     )
     _write_rows(work.out / "rows" / name, test, chosen)
+    _write_probes(work, builder, tokenizer, log, name)
     counts["pairs_checked"] = pairs + more
     seen = {"asked": train.targets_Q, "told": train.events_E}
     for kind, rows in seen.items():
@@ -94,6 +98,21 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     counts["last_known"] = max(int(known.max(initial=0)), *builder.newest_told, 0)
     counts["canary"] = _canary(builder, log, spec, test) if len(test.targets_Q) else []
     return counts
+
+
+def _write_probes(
+    work: Work, builder: TreeBuilder, tokenizer: PromptTokenizer, log: Log, name: str
+) -> None:
+    """The same few requests in every style, and with histories tampered with."""
+    weeks = min(work.split.tests)
+    chosen = test_rows(log, work.split, work.probe_share)[weeks]
+    timelines, _ = _timelines(log, builder.domain, chosen)
+    for style in builder.domain.prompt.styles:
+        path = work.out / "styles" / style / name
+        write_trees(path, tokenized(builder.requests(timelines, style=style), tokenizer))
+    for probe, distort in distortions(builder.domain).items():
+        path = work.out / "probes" / probe / name
+        write_trees(path, tokenized(builder.requests(timelines, distort=distort), tokenizer))
 
 
 def _timelines(log: Log, spec: Domain, rows: np.ndarray) -> tuple[Timelines, int]:
@@ -174,9 +193,9 @@ def _canary(builder: TreeBuilder, log: Log, spec: Domain, test: Timelines) -> li
         targets=rows,
         lag_micros=lag,
     )
-    watcher = TreeBuilder(
-        layout=builder.layout, items=CanaryBook(builder.items), versions=builder.versions
-    )
+    voice = builder.voices[spec.style]
+    watching = replace(voice, items=CanaryBook(voice.items))
+    watcher = TreeBuilder(domain=spec, voices={spec.style: watching})
     seen = sightings(watcher.requests(timelines))
     return [
         [float(positive[r]), seen[log.interaction_id[r]]]

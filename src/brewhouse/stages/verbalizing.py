@@ -27,6 +27,7 @@ from brewhouse.evaluation.metrics import auc
 from brewhouse.files import atomic_dir, read_json, write_json
 from brewhouse.model.sizes import SIZES
 from brewhouse.prompts.markup import Tagged, sanitize
+from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_questions
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer
@@ -35,6 +36,9 @@ from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, pub
 from brewhouse.stages.log_shards import pull_log, test_share
 from brewhouse.stages.shard_work import Work, tell_shard
 from brewhouse.tasks.suite import Suite, load_suite
+
+PROBE_SESSIONS = 800
+"""Test sessions that are also told in every style and with histories tampered with."""
 
 
 def run(
@@ -86,7 +90,10 @@ def run(
             f"{split.test(split.horizons_weeks[0]).start:%Y-%m-%d}"
         )
         book = build_questions(folder.domain, suite)
-        tokenizer = _tokenizer(folder, cut, split, book, model=model, vocab_size=vocab_size)
+        numbers = _numbers(folder, cut, split)
+        tokenizer = _tokenizer(
+            folder, cut, split, book, numbers, model=model, vocab_size=vocab_size
+        )
         tokenizer.save(out / "tokenizer")
         answers = answer_tokens(book, tokenizer.markup, tokenizer.encode)
         share = test_share(sessions, max_test_sessions)
@@ -98,11 +105,23 @@ def run(
             split=split,
             tokenizer=out / "tokenizer",
             test_share=share,
+            probe_share=test_share(sessions, min(max_test_sessions, PROBE_SESSIONS)),
+            numbers=numbers,
             tasks=tuple(t.name for t in suite.tasks),
         )
         parts = _map_shards(work, sorted(int(p.name) for p in logs.iterdir()), workers)
         manifest = _finish(
-            out, folder, suite, cut, split, parts, counts, sessions, book=book, answers=answers
+            out,
+            folder,
+            suite,
+            cut,
+            split,
+            parts,
+            counts,
+            sessions,
+            book=book,
+            answers=answers,
+            numbers=numbers,
         )
     publish({"prompts.json": shards_out / ShardsManifest.FILE}, publish_to)
     note_lineage(
@@ -116,36 +135,60 @@ def run(
     return manifest
 
 
+def _numbers(folder: DomainFolder, cut: Snapshot, split: TemporalSplit) -> NumberWords:
+    """Quantiles of the training window, of the members that may be trained on."""
+    return NumberWords.fit(
+        folder.domain,
+        members=_allowed(folder, cut.read("members")),
+        items=cut.read("items"),
+        train_end=_end(split),
+    )
+
+
+def _allowed(folder: DomainFolder, members: pa.Table) -> pa.Table:
+    regions = folder.domain.regions
+    if regions is None:
+        return members
+    return members.filter(
+        pc.is_in(members.column(regions.column), value_set=pa.array(regions.allowed))
+    )
+
+
+def _end(split: TemporalSplit) -> pa.Scalar:
+    return pa.scalar(split.train_end, pa.timestamp("us", tz="UTC"))
+
+
 def _tokenizer(
     folder: DomainFolder,
     cut: Snapshot,
     split: TemporalSplit,
     book: QuestionBook,
+    numbers: NumberWords,
     *,
     model: str,
     vocab_size: int,
 ) -> PromptTokenizer:
+    """A size brings a tokenizer trained on the styles that are trained on, a path its own."""
     if model not in SIZES:
         return PromptTokenizer.load(model)
-    spec, end = folder.domain, pa.scalar(split.train_end, pa.timestamp("us", tz="UTC"))
-    verbalizer, markup = Verbalizer(spec), Tagged()
-    members = cut.read("members")
-    if spec.regions:
-        allowed = pc.is_in(
-            members.column(spec.regions.column), value_set=pa.array(spec.regions.allowed)
-        )
-        members = members.filter(allowed)
-    items = cut.read("items")
-    texts = [
-        verbalizer.item(r)
-        for r in items.filter(pc.less(items.column("valid_from"), end)).to_pylist()
+    spec, markup, end = folder.domain, Tagged(), _end(split)
+    members, items = _allowed(folder, cut.read("members")), cut.read("items")
+    known = [
+        table.filter(pc.less(table.column("valid_from"), end)).to_pylist()
+        for table in (items, members)
     ]
-    for row in members.filter(pc.less(members.column("valid_from"), end)).to_pylist():
-        texts += [verbalizer.profile(row), verbalizer.update(row)]
+    texts: list[str] = []
+    for style, told in spec.prompt.styles.items():
+        if told.share:
+            verbalizer = Verbalizer(spec, style=style, numbers=numbers)
+            texts += [verbalizer.question(row) for row in known[0]]
+            for row in known[1]:
+                texts += [verbalizer.profile(row), verbalizer.update(row)]
     # Words that tasks bring themselves are structure too: each gets a token of its own.
     own = [word for q in book.questions for word in (q.word, *q.answers)]
+    verbalizer = Verbalizer(spec)
     words = list(dict.fromkeys([*verbalizer.structural_words(), *own]))
-    marks = [spec.prompt.instruction, *markup.vocabulary(words)]
+    marks = [*verbalizer.instructions(), *markup.vocabulary(words)]
     tokenizer = train_tokenizer(
         (f" {sanitize(t)}" for t in texts), marks=marks, vocab_size=vocab_size, markup=markup
     )
@@ -180,6 +223,7 @@ def _finish(
     *,
     book: QuestionBook,
     answers: list[list[int]],
+    numbers: NumberWords,
 ) -> ShardsManifest:
     """Join what shards wrote, prove the tiers, and write the manifest last."""
     spec = folder.domain
@@ -223,6 +267,8 @@ def _finish(
         book=book,
         answers=answers,
         history={"max_events": spec.history.max_events, "max_tokens": spec.history.max_tokens},
+        style=spec.style,
+        numbers=numbers,
     )
     prove_tiers(manifest, suite.tasks)
     manifest.write(out)

@@ -17,8 +17,15 @@ class Stage(Strict):
 
     name: str = Field(description="cpt or finetune, or a name of your own")
     shards: str = Field(description="Sub-folder of the data: cpt or train")
-    loss: Literal["tokens", "answers", "both"] = Field(
-        description="tokens: next token over trunks; answers: answer words of leaves; both"
+    loss: Literal["tokens", "actions", "answers", "both"] = Field(
+        description="tokens: next token over trunks; actions: of those only the action words; "
+        "answers: answer words of leaves; both: tokens and answers"
+    )
+    max_trunk: int | None = Field(
+        default=None,
+        ge=16,
+        description="Cut trunks after so many tokens, with the leaves beyond: short histories are "
+        "learned from sooner",
     )
     tokens: int = Field(gt=0, description="Token budget over all ranks")
     lr: float = Field(gt=0, description="Peak learning rate")

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from brewhouse.errors import TrainingError
 from brewhouse.files import atomic_dir, read_json, write_json
+from brewhouse.model.attention import default_backend
 from brewhouse.model.batch import collate
 from brewhouse.model.build import build_decoder, load_decoder
 from brewhouse.model.ranker import Ranker, load_balance_loss, router_load
@@ -120,6 +121,7 @@ class Trainer:
             seed=self.config.seed,
             rank=self.rank,
             world=self.world,
+            max_trunk=stage.max_trunk,
         )
         for trees, tokens in stream(skip=self.state["groups"]):
             share = self.state["tokens"] / stage.tokens
@@ -151,7 +153,7 @@ class Trainer:
                 self._save()
 
     def _step(self, trees: list[Any], stage: Stage) -> tuple[float, int, dict[str, float]]:
-        batch = collate(trees, pad=self.tokenizer.pad).to(self.device)
+        batch = collate(trees, backend=default_backend(self.device)).to(self.device)
         loss, count, router = self.engine(batch, stage.loss, self.config.token_loss_weight)
         if not torch.isfinite(loss):
             msg = (
@@ -163,11 +165,9 @@ class Trainer:
         model = self.engine.module.decoder.config
         if router:
             kwargs = {"top_k": model.num_experts_per_tok}
-            aux = load_balance_loss(
-                router, batch.real_BL, experts=model.num_local_experts, **kwargs
-            )
+            aux = load_balance_loss(router, experts=model.num_local_experts, **kwargs)
             total = loss + self.config.router_aux * aux
-            share = router_load([r.detach() for r in router], batch.real_BL, **kwargs)
+            share = router_load([r.detach() for r in router], **kwargs)
             extra = {
                 "router_aux": round(float(aux.detach()), 4),
                 "router_max_load": round(float(share.max()) * share.shape[1], 3),

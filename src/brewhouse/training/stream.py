@@ -22,9 +22,24 @@ class TreeStream:
     """
 
     def __init__(
-        self, folder: Path, *, batch_tokens: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        folder: Path,
+        *,
+        batch_tokens: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        max_trunk: int | None = None,
     ) -> None:
         """Open a folder of shards.
+
+        Args:
+            folder: Shards.
+            batch_tokens: Padded tokens of a rank's batch at most.
+            seed: Seed of the order.
+            rank: This process.
+            world: Number of processes.
+            max_trunk: Trunks are cut after so many tokens.
 
         Raises:
             TrainingError: There are no shards, or they are empty.
@@ -41,6 +56,7 @@ class TreeStream:
             raise TrainingError(msg)
         self.batch_tokens = batch_tokens
         self.seed, self.rank, self.world = seed, rank, world
+        self.max_trunk = max_trunk
 
     def __call__(self, *, skip: int = 0) -> Iterator[tuple[Batch, int]]:
         """Yield this rank's batch and the tokens of all ranks' batches, after `skip` groups."""
@@ -63,6 +79,8 @@ class TreeStream:
             for index in rng.permutation(len(self.groups)):
                 file, group = self.groups[index]
                 trees = list(trees_of(pq.ParquetFile(file).read_row_group(group)))
+                if self.max_trunk is not None:
+                    trees = [tree.shortened(self.max_trunk) for tree in trees]
                 yield from self._cut(trees, rng)
             epoch += 1
 

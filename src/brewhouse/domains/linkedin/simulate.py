@@ -106,6 +106,9 @@ def _catalogue(world: World) -> Catalogue:
     name = rng.choice(len(names), size=total, p=zipf)
     company = rng.choice(len(names), size=total, p=zipf)
     titled = rng.random(total) < 0.35
+    quality = rng.normal(0, 1, total)
+    # The audience of whoever posted an item hints at its quality; known when it appears.
+    reach = np.exp(6 + 1.2 * (0.8 * quality + 0.6 * rng.normal(0, 1, total))).astype(np.int64)
     table = _items_table(
         kind,
         area,
@@ -115,6 +118,7 @@ def _catalogue(world: World) -> Catalogue:
         created,
         [names[i].title() if t else "" for i, t in zip(name, titled, strict=True)],
         [names[i].title() for i in company],
+        reach,
     )
     return Catalogue(
         start=start,
@@ -123,7 +127,7 @@ def _catalogue(world: World) -> Catalogue:
         topic=topic,
         format=item_format,
         seniority=seniority,
-        quality=rng.normal(0, 1, total),
+        quality=quality,
         created=created,
         table=table,
     )
@@ -138,6 +142,7 @@ def _items_table(
     created: np.ndarray,
     names: list[str],
     companies: list[str],
+    reach: np.ndarray,
 ) -> pa.Table:
     topic_names = [t for _, t in words.TOPICS]
     kinds = [words.KINDS[k] for k in kind]
@@ -161,6 +166,7 @@ def _items_table(
             "format": [words.FORMATS[k][f] for k, f in zip(kinds, item_format, strict=True)],
             "area": [words.AREA_NAMES[a] for a in area],
             "topic": [topic_names[t] for t in topic],
+            "reach": reach,
         }
     )
 
