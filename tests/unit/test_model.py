@@ -164,7 +164,7 @@ def test_mask_by_hand() -> None:
 
 
 def test_load_balance_loss_is_one_when_even_and_grows_with_collapse() -> None:
-    
+
     even = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)) * 1e-3
     one = torch.tensor([9.0, 8.0, -9.0, -9.0]).repeat(400, 1)
     assert float(load_balance_loss([even], experts=4, top_k=2)) == pytest.approx(1, abs=0.02)

@@ -33,7 +33,9 @@ def write_report(results: Results, path: Path) -> None:
         names={s: plots.STYLE[s][2] for s in scorers},
         history=history_table(results, scorers),
         history_names=HISTORY_NAMES,
+        what=PROBES,
         sentences=sentences(results),
+        probe_sentences=probe_sentences(results),
         means=means(results, scorers),
         dots=Html(
             plots.dots(  # SVG that we draw from numbers
@@ -110,6 +112,34 @@ def sentences(results: Results) -> list[str]:
     two = results.mean_auc("ranker", "T2")
     if two is not None:
         out.append(f"On T2 tasks, whose surfaces it never saw, its mean AUC is {two:.3f}.")
+    return out
+
+
+PROBES = {
+    "newest_0": "no history, profile only",
+    "newest_5": "the 5 newest events only",
+    "newest_20": "the 20 newest events only",
+    "shuffled_order": "events dealt out anew over the times",
+    "shuffled_labels": "actions dealt out anew over the events of each surface",
+    "flipped_labels": "every action turned into its opposite",
+}
+"""What each history probe changes."""
+
+
+def probe_sentences(results: Results) -> list[str]:
+    """Whether the ranker reads its history, and what rewording costs, in plain words."""
+    by_name = {p.name: p for p in results.probes}
+    out = []
+    for name, verb in (("shuffled_labels", "Shuffling"), ("flipped_labels", "Flipping")):
+        if name in by_name and by_name[name].cost.value is not None:
+            out.append(
+                f"{verb} the labels of the history costs {by_name[name].cost.value:.3f} AUC: "
+                f"{by_name[name].ordinary_auc:.3f} becomes {by_name[name].auc:.3f}."
+            )
+    styles = [p for p in results.probes if p.kind == "style" and p.cost.value is not None]
+    if styles:
+        worst = max(styles, key=lambda p: p.cost.value or 0.0)
+        out.append(f"The dearest rewording, '{worst.name}', costs {worst.cost.value:.3f} AUC.")
     return out
 
 

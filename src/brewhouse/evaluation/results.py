@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,6 +80,20 @@ class Check(_Model):
     detail: str
 
 
+class ProbeResult(_Model):
+    """The same rows scored from prompts that were changed on purpose."""
+
+    name: str
+    kind: Literal["history", "style"]
+    tasks: int
+    rows: int
+    auc: float = Field(description="Mean over T1 tasks, from the changed prompts")
+    ordinary_auc: float = Field(description="The same from the prompts that are served")
+    cost: Estimate = Field(description="Ordinary minus changed")
+    by_task: dict[str, float]
+    ordinary_by_task: dict[str, float]
+
+
 class Results(_Model):
     """Everything an evaluation found."""
 
@@ -93,6 +107,7 @@ class Results(_Model):
     resamples: int
     code: str
     tasks: list[TaskResult]
+    probes: list[ProbeResult] = []
     checks: list[Check]
     cost: dict[str, float]
     proofs: list[str]

@@ -71,10 +71,10 @@ class Ranker(nn.Module):
         Args:
             batch: Trees.
             mode: `score` gives answer logits (N, A); `answers` their weighted mean cross-entropy;
-                `tokens` the next-token cross-entropy over trunks (continued pre-training), `actions`
-                the same over those trunk tokens that begin an answer word; `both` adds `tokens` to
-                `answers`, times `token_weight`.
-            token_weight: Weight of the next-token loss in `both`.
+                `tokens` the next-token cross-entropy over trunks (continued pre-training);
+                `actions` the same over those trunk tokens that begin an answer word; `both` adds
+                `actions` to `answers`, times `token_weight`.
+            token_weight: Weight of the trunk's loss in `both`.
 
         Returns:
             Result by mode, number of targets, router logits a layer.
@@ -89,7 +89,7 @@ class Ranker(nn.Module):
         each_N = nn.functional.cross_entropy(logits_NA, batch.label_N, reduction="none")
         loss = (each_N * batch.weight_N).sum() / batch.weight_N.sum().clamp_min(1e-9)
         if mode == "both":
-            loss = loss + token_weight * self._token_loss(hidden_TD, batch)[0]
+            loss = loss + token_weight * self._token_loss(hidden_TD, batch, only_answers=True)[0]
         return loss, torch.tensor(len(each_N)), router
 
     def _token_loss(
@@ -105,9 +105,7 @@ class Ranker(nn.Module):
         return loss, torch.tensor(len(states_MD))
 
 
-def load_balance_loss(
-    router: Sequence[torch.Tensor], *, experts: int, top_k: int
-) -> torch.Tensor:
+def load_balance_loss(router: Sequence[torch.Tensor], *, experts: int, top_k: int) -> torch.Tensor:
     """Auxiliary loss of Switch Transformers (arXiv:2101.03961, Eq. 4-6).
 
     1 where load is even, up to `experts / top_k` where it is not.

@@ -33,6 +33,8 @@ def sanitize(text: str) -> str:
     Control, format and private-use characters go, runs of white space become one space, angle and
     square brackets become look-alikes. Composed to NFC, so that equal-looking texts are equal.
     """
+    if text.isascii() and text.isprintable():  # Most text: nothing to compose or drop.
+        return " ".join(text.split()).translate(_REPLACED)[:MAX_DATA_CHARS].strip()
     composed = unicodedata.normalize("NFC", text[: 2 * MAX_DATA_CHARS])
     kept = (
         " " if c.isspace() else c

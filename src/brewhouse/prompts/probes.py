@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from brewhouse.domains.spec import Domain
-from brewhouse.prompts.evidence import Past, Version
+from brewhouse.prompts.evidence import Past
 from brewhouse.prompts.stream import Evidence
 
 Distortion = Callable[[Evidence], Evidence]
 NONE = "none"
+CUTS = (0, 5, 20)
+GROWING = tuple(f"newest_{events}" for events in CUTS)
+"""Probes that tell no history, then a longer one each."""
 
 
 def distortions(domain: Domain) -> dict[str, Distortion]:
     """The probes of a domain, by name.
 
-    `no_history` tells profiles only. `shuffled_order` deals the events out anew over the times,
-    `shuffled_labels` the actions over the events of the same surface. `flipped_labels` turns every
-    action into `none` and every `none` into the action that is commonest in the history on that
-    surface, or the surface's first.
+    `newest_K` tells only the K newest events (and all profile changes). `shuffled_order` deals the
+    events out anew over the times, `shuffled_labels` the actions over the events of the same
+    surface. `flipped_labels` turns every action into `none` and every `none` into the action that
+    is commonest in the history on that surface, or the surface's first.
     """
     actions = {name: surface.actions for name, surface in domain.surfaces.items()}
     return {
-        "no_history": lambda evidence: [e for e in evidence if isinstance(e, Version)],
+        **{name: partial(_newest, keep) for name, keep in zip(GROWING, CUTS, strict=True)},
         "shuffled_order": _shuffled_order,
         "shuffled_labels": _shuffled_labels,
         "flipped_labels": lambda evidence: _flipped_labels(evidence, actions),
     }
+
+
+def _newest(keep: int, evidence: Evidence) -> Evidence:
+    places = _places(evidence)
+    dropped = set(places[: len(places) - keep])
+    return [entry for i, entry in enumerate(evidence) if i not in dropped]
 
 
 def _rng(evidence: Evidence) -> np.random.Generator:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from brewhouse.prompts.tree import TokenTree
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         ("member", pa.string()),
         ("tokens", pa.list_(pa.int32())),
@@ -28,31 +28,41 @@ _SCHEMA = pa.schema(
 
 def write_trees(path: Path, trees: Iterable[TokenTree], *, batch: int = 2_000) -> dict[str, int]:
     """Write trees to one Parquet file; return counts of trees, leaves and tokens."""
-    counts = {"trees": 0, "leaves": 0, "tokens": 0}
+    return write_tables(path, _tables(trees, batch))
+
+
+def _tables(trees: Iterable[TokenTree], batch: int) -> Iterator[pa.Table]:
     rows: list[dict[str, object]] = []
+    for tree in trees:
+        rows.append(
+            {
+                "member": tree.member,
+                "tokens": tree.tokens_T,
+                "trunk": tree.trunk,
+                "leaf_start": tree.leaf_start_N,
+                "branch": tree.branch_N,
+                "question": tree.question_N,
+                "label": tree.label_N,
+                "weight": tree.weight_N,
+                "row": list(tree.row_N),
+            }
+        )
+        if len(rows) == batch:
+            yield pa.Table.from_pylist(rows, schema=SCHEMA)
+            rows = []
+    yield pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> dict[str, int]:
+    """Write tables of trees as they come, a row group each; return the same counts."""
+    counts = {"trees": 0, "leaves": 0, "tokens": 0}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for tree in trees:
-            rows.append(
-                {
-                    "member": tree.member,
-                    "tokens": tree.tokens_T,
-                    "trunk": tree.trunk,
-                    "leaf_start": tree.leaf_start_N,
-                    "branch": tree.branch_N,
-                    "question": tree.question_N,
-                    "label": tree.label_N,
-                    "weight": tree.weight_N,
-                    "row": list(tree.row_N),
-                }
-            )
-            counts["trees"] += 1
-            counts["leaves"] += len(tree.row_N)
-            counts["tokens"] += len(tree)
-            if len(rows) == batch:
-                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-                rows = []
-        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+            counts["trees"] += table.num_rows
+            for kind, column in (("leaves", "label"), ("tokens", "tokens")):
+                counts[kind] += sum(len(chunk.flatten()) for chunk in table.column(column).chunks)
     return counts
 
 
@@ -61,6 +71,11 @@ def read_trees(path: Path) -> Iterator[TokenTree]:
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
         yield from trees_of(file.read_row_group(group))
+
+
+def read_folder(folder: Path) -> list[TokenTree]:
+    """All trees of a folder of shards, in order."""
+    return [tree for path in sorted(folder.glob("*.parquet")) for tree in read_trees(path)]
 
 
 def trees_of(table: pa.Table) -> Iterator[TokenTree]:

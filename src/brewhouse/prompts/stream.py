@@ -132,7 +132,7 @@ class StreamLayout:
         sizes = [sum(map(self.length, step)) for step in steps]
         heads = [None, *(entry for entry in evidence if isinstance(entry, Version))]
         return _Told(
-            root=max(sum(map(self.length, self._root(head))) for head in heads),
+            root=max(sum(map(self.length, self.root(head))) for head in heads),
             evidence=evidence,
             steps=steps,
             tokens=[0, *accumulate(sizes)],
@@ -200,9 +200,10 @@ class StreamLayout:
         first = [self._step(evidence[start], None)] if start < end else []
         steps = (*first, *told.steps[start + 1 : end])
         times: list[int | None] = [None, *(entry.at for entry in evidence[start:end])]
-        return self._root(head), steps, times
+        return self.root(head), steps, times
 
-    def _root(self, head: Version | None) -> tuple[Segment, ...]:
+    def root(self, head: Version | None) -> tuple[Segment, ...]:
+        """Head of a prompt: instruction and the profile in force before its first event."""
         profile = self._profile(head.profile if head else "unknown")
         return (
             *self.markup.begin(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,15 @@ class PromptTokenizer:
         if ids is None:
             ids = self._cache[segment] = self._encode(segment)
         return ids
+
+    def encode_data(self, segments: Sequence[Segment]) -> list[tuple[int, ...]]:
+        """Token ids of data segments, encoded in one call."""
+        if not segments:
+            return []
+        found = self.tokenizer(
+            [s.text for s in segments], add_special_tokens=False, split_special_tokens=True
+        )["input_ids"]
+        return [tuple(int(i) for i in ids) for ids in found]
 
     def length(self, segment: Segment) -> int:
         """Number of tokens of a segment."""

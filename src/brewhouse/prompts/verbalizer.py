@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from brewhouse.domains.spec import Buckets, Domain, Telling, template_fields
+from brewhouse.domains.spec import Buckets, Domain, ItemKind, Telling, template_fields
 from brewhouse.errors import PromptError
 from brewhouse.prompts.numbers import NumberWords, Quantiles
 
@@ -64,15 +64,32 @@ class Verbalizer:
         """Tell a profile change inside a history."""
         return self._fill(self.style.update or self.domain.members.update, row, self._members)
 
+    @property
+    def question_fields(self) -> list[str]:
+        """Columns that `question` may read, besides the kind."""
+        return self._told_fields(self.style.question)
+
+    @property
+    def past_fields(self) -> list[str]:
+        """Columns that `past` may read, besides the kind."""
+        return self._told_fields(self.style.history)
+
+    def _told_fields(self, telling: Telling) -> list[str]:
+        kinds = self.domain.items.kinds.values()
+        fields = [f for kind in kinds for f in self._fields(self._template(kind, telling))]
+        return list(dict.fromkeys(fields))
+
+    def _template(self, kind: ItemKind, telling: Telling) -> str:
+        if telling.item is None:
+            return kind.template
+        return kind.tellings.get(telling.item, self.domain.items.tellings[telling.item])
+
     def _item(self, row: Mapping[str, Any], telling: Telling) -> str:
         kind = self.domain.items.kinds.get(row["kind"])
         if kind is None:
             msg = f"item {row.get('item_id')}: kind '{row['kind']}' is not in items.kinds; add it"
             raise PromptError(msg)
-        template = kind.template
-        if telling.item:
-            template = kind.tellings.get(telling.item, self.domain.items.tellings[telling.item])
-        return self._fill(template, row, self._items)
+        return self._fill(self._template(kind, telling), row, self._items)
 
     def _fill(self, template: str, row: Mapping[str, Any], ranked: Mapping[str, Quantiles]) -> str:
         """Fill a template; empty values leave no trace but a closed-up space."""

@@ -18,9 +18,10 @@ from brewhouse.evaluation.judge import TaskRows, judge_task
 from brewhouse.evaluation.report import write_report
 from brewhouse.evaluation.results import Check, Results, TaskResult
 from brewhouse.files import digest_tree, read_json
-from brewhouse.prompts.shards import read_trees
+from brewhouse.prompts.shards import read_folder
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
-from brewhouse.scoring.scorer import LeafScores, Scorer, parity
+from brewhouse.scoring.scorer import LeafScores, Scorer, parity, tokens_needed
+from brewhouse.stages import probing
 from brewhouse.stages.common import (
     ORACLE,
     ROWS,
@@ -66,9 +67,7 @@ def run(
     folder = load_domain(domain)
     suite = load_suite(folder).select(list(manifest.book.readings))
     scorer = Scorer.load(model)
-    trees = [
-        tree for path in sorted((shards / "test").glob("*.parquet")) for tree in read_trees(path)
-    ]
+    trees = read_folder(shards / "test")
     started = time.monotonic()
     leaves = scorer.score(trees, progress=_every_tenth())
     seconds = time.monotonic() - started
@@ -88,6 +87,9 @@ def run(
             )
         tell(f"judged {len(suite.tasks)} tasks at horizon {weeks} weeks")
     summary = read_json(shards / SUMMARY)
+    probes = probing.run(
+        shards, scorer, suite, evidence.rows, manifest, resamples=min(resamples, 200), seed=seed
+    )
     results = Results(
         domain=folder.domain.name,
         domain_version=folder.domain.version,
@@ -101,7 +103,8 @@ def run(
         resamples=resamples,
         code=code_version(),
         tasks=tasks,
-        checks=_checks(difference, summary, manifest),
+        probes=probes,
+        checks=_checks(difference, leaves.tokens, tokens_needed(trees), summary, manifest),
         cost={
             "leaves": float(len(leaves)),
             "tokens": float(leaves.tokens),
@@ -109,7 +112,7 @@ def run(
             "ms_per_leaf": 1000 * seconds / max(1, len(leaves)),
         },
         proofs=prove_tiers(manifest, suite.tasks),
-        notes=_notes(tasks, summary),
+        notes=[*_notes(tasks, summary), *probing.notes(probes)],
     )
     results.write(results_out)
     write_report(results, report_out)
@@ -216,7 +219,13 @@ def _read_oracle(folder: Path) -> pa.Table | None:
     return pq.read_table(path) if path.is_file() else None
 
 
-def _checks(difference: float, summary: dict[str, Any], manifest: ShardsManifest) -> list[Check]:
+def _checks(
+    difference: float,
+    tokens: int,
+    needed: int,
+    summary: dict[str, Any],
+    manifest: ShardsManifest,
+) -> list[Check]:
     canary, rows = summary["canary"]["auc"], summary["canary"]["rows"]
     value = 0.5 if canary is None else float(canary)
     return [
@@ -227,6 +236,13 @@ def _checks(difference: float, summary: dict[str, Any], manifest: ShardsManifest
             passed=difference <= PARITY_LIMIT,
             detail=f"leaf scores in trees and as single prompts differ by at most "
             f"{difference:.1e} (limit {PARITY_LIMIT:.0e})",
+        ),
+        Check(
+            name="cost",
+            value=float(tokens),
+            limit=float(needed),
+            passed=tokens == needed,
+            detail=f"scoring took {tokens:,} tokens; each trunk and each leaf once are {needed:,}",
         ),
         Check(
             name="canary",

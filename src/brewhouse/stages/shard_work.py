@@ -17,13 +17,16 @@ from brewhouse.data.splits import TemporalSplit, to_micros
 from brewhouse.data.timelines import Log, Timelines, assert_no_leak, build_timelines, log_from_table
 from brewhouse.domains.loader import load_domain
 from brewhouse.domains.spec import Domain
-from brewhouse.prompts.builder import TreeBuilder, Voice, tokenized, voices
+from brewhouse.prompts.builder import TreeBuilder, Voice, stream_layout, tokenized, voices
 from brewhouse.prompts.canary import CanaryBook, plant, sightings
+from brewhouse.prompts.columnar import ColumnarBuilder
 from brewhouse.prompts.numbers import NumberWords
+from brewhouse.prompts.pieces import PieceStore, VoicePieces, voice_pieces
 from brewhouse.prompts.probes import distortions
-from brewhouse.prompts.shards import write_trees
+from brewhouse.prompts.shards import write_tables, write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
-from brewhouse.tasks.suite import load_suite
+from brewhouse.prompts.verbalizer import Verbalizer
+from brewhouse.tasks.suite import Suite, load_suite
 
 CANARY_ROWS = 600
 
@@ -44,7 +47,39 @@ class Work:
     tasks: tuple[str, ...]
 
 
-_VOICES: dict[Path, dict[str, Voice]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """What a process keeps between shards: items and profiles, told and encoded."""
+
+    pieces: dict[str, VoicePieces]
+    served: Voice
+    tokenizer: PromptTokenizer
+
+
+_KEPT: dict[Path, Telling] = {}
+
+
+def _telling(work: Work, spec: Domain, suite: Suite) -> Telling:
+    if work.out not in _KEPT:
+        tokenizer = PromptTokenizer.load(work.tokenizer)
+        cut = Snapshot.open(work.snapshot)
+        items, members = cut.read("items"), cut.read("members")
+        store, pieces = PieceStore(tokenizer), {}
+        for style in spec.prompt.styles:
+            verbalizer = Verbalizer(spec, style=style, numbers=work.numbers)
+            layout = stream_layout(spec, suite, tokenizer, verbalizer=verbalizer)
+            pieces[style] = voice_pieces(layout, tokenizer, store, items=items, members=members)
+        served = voices(
+            spec,
+            suite,
+            tokenizer,
+            items=items,
+            members=members,
+            numbers=work.numbers,
+            styles=[spec.style],
+        )
+        _KEPT[work.out] = Telling(pieces=pieces, served=served[spec.style], tokenizer=tokenizer)
+    return _KEPT[work.out]
 
 
 def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
@@ -54,39 +89,22 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     folder = load_domain(work.domain)
     spec = folder.domain
     suite = load_suite(folder).select(list(work.tasks))
-    tokenizer = PromptTokenizer.load(work.tokenizer)
-    if work.out not in _VOICES:
-        cut = Snapshot.open(work.snapshot)
-        _VOICES[work.out] = voices(
-            spec,
-            suite,
-            tokenizer,
-            items=cut.read("items"),
-            members=cut.read("members"),
-            numbers=work.numbers,
-        )
-    builder = TreeBuilder(domain=spec, voices=_VOICES[work.out])
+    telling = _telling(work, spec, suite)
     log = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
     known_by = to_micros(work.split.train_end)
     train, pairs = _timelines(log, spec, train_rows(log, spec, work.split))
     name = f"shard-{number:04d}.parquet"
+    builder = ColumnarBuilder(spec, telling.pieces, train)
     counts: dict[str, Any] = {
-        "train": write_trees(
-            work.out / "train" / name,
-            tokenized(builder.training(train, known_by=known_by), tokenizer),
-        ),
-        "cpt": write_trees(
-            work.out / "cpt" / name,
-            tokenized(builder.documents(train, known_by=known_by), tokenizer),
-        ),
+        "train": write_tables(work.out / "train" / name, builder.training(known_by=known_by)),
+        "cpt": write_tables(work.out / "cpt" / name, builder.documents(known_by=known_by)),
     }
     chosen = test_rows(log, work.split, work.test_share)
     test, more = _timelines(log, spec, np.concatenate([*chosen.values(), np.zeros(0, np.int64)]))
-    counts["test"] = write_trees(
-        work.out / "test" / name, tokenized(builder.requests(test), tokenizer)
-    )
+    asking = ColumnarBuilder(spec, telling.pieces, test)
+    counts["test"] = write_tables(work.out / "test" / name, asking.requests())
     _write_rows(work.out / "rows" / name, test, chosen)
-    _write_probes(work, builder, tokenizer, log, name)
+    _write_probes(work, telling, spec, log, name)
     counts["pairs_checked"] = pairs + more
     seen = {"asked": train.targets_Q, "told": train.events_E}
     for kind, rows in seen.items():
@@ -95,24 +113,22 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     counts["train_members"] = len(np.unique(log.member[train.targets_Q]))
     known = log.known_at[train.targets_Q]
     counts["first_test"] = int(log.shown_at[test.targets_Q].min()) if len(test.targets_Q) else None
-    counts["last_known"] = max(int(known.max(initial=0)), *builder.newest_told, 0)
-    counts["canary"] = _canary(builder, log, spec, test) if len(test.targets_Q) else []
+    counts["last_known"] = max(int(known.max(initial=0)), builder.newest_told)
+    counts["canary"] = _canary(telling.served, log, spec, test) if len(test.targets_Q) else []
     return counts
 
 
-def _write_probes(
-    work: Work, builder: TreeBuilder, tokenizer: PromptTokenizer, log: Log, name: str
-) -> None:
+def _write_probes(work: Work, telling: Telling, spec: Domain, log: Log, name: str) -> None:
     """The same few requests in every style, and with histories tampered with."""
-    weeks = min(work.split.tests)
-    chosen = test_rows(log, work.split, work.probe_share)[weeks]
-    timelines, _ = _timelines(log, builder.domain, chosen)
-    for style in builder.domain.prompt.styles:
-        path = work.out / "styles" / style / name
-        write_trees(path, tokenized(builder.requests(timelines, style=style), tokenizer))
-    for probe, distort in distortions(builder.domain).items():
-        path = work.out / "probes" / probe / name
-        write_trees(path, tokenized(builder.requests(timelines, distort=distort), tokenizer))
+    chosen = test_rows(log, work.split, work.probe_share)[min(work.split.tests)]
+    timelines, _ = _timelines(log, spec, chosen)
+    asking = ColumnarBuilder(spec, telling.pieces, timelines)
+    for style in spec.prompt.styles:
+        write_tables(work.out / "styles" / style / name, asking.requests(style=style))
+    builder = TreeBuilder(domain=spec, voices={spec.style: telling.served})
+    for probe, distort in distortions(spec).items():
+        trees = tokenized(builder.requests(timelines, distort=distort), telling.tokenizer)
+        write_trees(work.out / "probes" / probe / name, trees)
 
 
 def _timelines(log: Log, spec: Domain, rows: np.ndarray) -> tuple[Timelines, int]:
@@ -175,7 +191,7 @@ def _write_rows(path: Path, test: Timelines, chosen: dict[int, np.ndarray]) -> N
     )
 
 
-def _canary(builder: TreeBuilder, log: Log, spec: Domain, test: Timelines) -> list[list[float]]:
+def _canary(voice: Voice, log: Log, spec: Domain, test: Timelines) -> list[list[float]]:
     """Label and sighting of some test rows in a log where canaries were planted."""
     rows = test.targets_Q[:CANARY_ROWS]
     none = log.actions.index("none") if "none" in log.actions else -1
@@ -193,7 +209,6 @@ def _canary(builder: TreeBuilder, log: Log, spec: Domain, test: Timelines) -> li
         targets=rows,
         lag_micros=lag,
     )
-    voice = builder.voices[spec.style]
     watching = replace(voice, items=CanaryBook(voice.items))
     watcher = TreeBuilder(domain=spec, voices={spec.style: watching})
     seen = sightings(watcher.requests(timelines))

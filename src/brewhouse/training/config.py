@@ -19,7 +19,7 @@ class Stage(Strict):
     shards: str = Field(description="Sub-folder of the data: cpt or train")
     loss: Literal["tokens", "actions", "answers", "both"] = Field(
         description="tokens: next token over trunks; actions: of those only the action words; "
-        "answers: answer words of leaves; both: tokens and answers"
+        "answers: answer words of leaves; both: actions and answers"
     )
     max_trunk: int | None = Field(
         default=None,
@@ -42,7 +42,7 @@ class TrainConfig(Strict):
     batch_tokens: int = Field(default=4096, ge=64, description="Tokens a rank takes in a step")
     weight_decay: float = Field(default=0.05, ge=0)
     clip: float = Field(default=1.0, gt=0, description="Gradient norm bound")
-    token_loss_weight: float = Field(default=0.5, ge=0, description="Weight of tokens in `both`")
+    token_loss_weight: float = Field(default=0.5, ge=0, description="Weight of actions in `both`")
     router_aux: float = Field(default=0.01, ge=0, description="Weight of the load-balancing loss")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -1,0 +1,115 @@
+"""Judges probes: the same rows scored from prompts that were changed on purpose.
+
+Suffixes: R resamples, M members, N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from brewhouse.evaluation.metrics import weighted_aucs
+from brewhouse.evaluation.results import Estimate, ProbeResult
+from brewhouse.evaluation.uncertainty import interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRows:
+    """Rows of one task, scored from the ordinary prompt and from changed ones.
+
+    Attributes:
+        task: Name.
+        y: 0 or 1.
+        member: Member codes, common to all tasks.
+        ordinary: Log-odds from the ordinary prompt.
+        changed: Log-odds by probe.
+    """
+
+    task: str
+    y: np.ndarray
+    member: np.ndarray
+    ordinary: np.ndarray
+    changed: Mapping[str, np.ndarray]
+
+
+def judge_probes(
+    tasks: Sequence[ProbeRows],
+    *,
+    kind: Literal["history", "style"],
+    resamples: int,
+    seed: int,
+) -> list[ProbeResult]:
+    """Mean AUC over tasks of each probe, and what the ordinary prompt has over it.
+
+    Tasks with one class only are left out. Intervals come from one resampling of members for all
+    tasks, so that they account for a member's rows in several tasks.
+    """
+    usable = [t for t in tasks if 0 < t.y.sum() < len(t.y)]
+    if not usable:
+        return []
+    members = 1 + max(int(t.member.max()) for t in usable)
+    rng = np.random.default_rng(seed)
+    drawn_RM = rng.multinomial(members, np.full(members, 1 / members), size=resamples)
+    weights = np.concatenate([np.ones((1, members), np.int64), drawn_RM])
+
+    def aucs(scores: Sequence[np.ndarray]) -> np.ndarray:
+        """AUC by task and resample; the first is that of the rows as they are."""
+        return np.stack(
+            [
+                weighted_aucs(t.y, s, weights[:, t.member])
+                for t, s in zip(usable, scores, strict=True)
+            ]
+        )
+
+    base = aucs([t.ordinary for t in usable])
+    found = []
+    for name in usable[0].changed:
+        changed = aucs([t.changed[name] for t in usable])
+        difference = np.nanmean(base - changed, axis=0)
+        low, high = interval(difference[1:])
+        found.append(
+            ProbeResult(
+                name=name,
+                kind=kind,
+                tasks=len(usable),
+                rows=sum(len(t.y) for t in usable),
+                auc=float(np.nanmean(changed[:, 0])),
+                ordinary_auc=float(np.nanmean(base[:, 0])),
+                cost=Estimate(value=float(difference[0]), low=float(low), high=float(high)),
+                by_task={t.task: float(v) for t, v in zip(usable, changed[:, 0], strict=True)},
+                ordinary_by_task={
+                    t.task: float(v) for t, v in zip(usable, base[:, 0], strict=True)
+                },
+            )
+        )
+    return found
+
+
+def share_rising(probes: Sequence[ProbeResult], order: Sequence[str]) -> tuple[float, int] | None:
+    """Share of tasks whose AUC rises with the history told, and the number of tasks.
+
+    Args:
+        probes: Results of history probes.
+        order: Probes from no history to the longest cut; the ordinary prompt comes last.
+
+    Returns:
+        None unless all of `order` were probed. A task rises when the least-squares line of its AUC
+        over the steps of `order` goes up.
+    """
+    by_name = {p.name: p for p in probes}
+    if not order or any(name not in by_name for name in order):
+        return None
+    first = by_name[order[0]]
+    rising = [
+        np.polyfit(
+            np.arange(len(order) + 1),
+            [*(by_name[name].by_task[task] for name in order), full],
+            deg=1,
+        )[0]
+        > 0
+        for task, full in first.ordinary_by_task.items()
+    ]
+    return float(np.mean(rising)), len(rising)

@@ -1,0 +1,127 @@
+"""Part of step 7: the probe requests, scored as they are served and in every changed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from brewhouse.evaluation.probes import ProbeRows, judge_probes, share_rising
+from brewhouse.evaluation.results import ProbeResult
+from brewhouse.prompts.probes import GROWING
+from brewhouse.prompts.shards import read_folder
+from brewhouse.prompts.shards_manifest import ShardsManifest
+from brewhouse.scoring.scorer import Scorer
+from brewhouse.stages.common import tell
+from brewhouse.tasks.spec import Task
+from brewhouse.tasks.suite import Suite
+
+Logits = dict[tuple[str, int], np.ndarray]
+"""Answer logits by row and question."""
+FOLDERS: dict[Literal["history", "style"], str] = {"history": "probes", "style": "styles"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """Action and member code of every test row."""
+
+    action: dict[str, str]
+    member: dict[str, int]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> _Labels:
+        ids = rows.column("row").to_pylist()
+        names = np.array(rows.column("member").to_pylist(), dtype=object)
+        _, member = np.unique(names, return_inverse=True)
+        action = dict(zip(ids, rows.column("action").to_pylist(), strict=True))
+        return cls(action=action, member=dict(zip(ids, member.tolist(), strict=True)))
+
+
+def run(
+    shards: Path,
+    scorer: Scorer,
+    suite: Suite,
+    rows: pa.Table,
+    manifest: ShardsManifest,
+    *,
+    resamples: int,
+    seed: int,
+) -> list[ProbeResult]:
+    """Mean AUC over T1 tasks with histories tampered with and prompts reworded.
+
+    Args:
+        shards: Token shards with `probes/` and `styles/`.
+        scorer: The ranker.
+        suite: Tasks.
+        rows: Test rows with their actions and members.
+        manifest: Names the style that is served.
+        resamples: Bootstrap resamples of members.
+        seed: Seed of the bootstrap.
+    """
+    labels = _Labels.of(rows)
+    ordinary = _score(scorer, shards / FOLDERS["style"] / manifest.style)
+    if not ordinary:
+        return []
+    found: list[ProbeResult] = []
+    for kind, folder in FOLDERS.items():
+        changed = {
+            path.name: _score(scorer, path)
+            for path in sorted((shards / folder).glob("*/"))
+            if path.name != manifest.style
+        }
+        tell(f"probed {len(ordinary):,} candidates with {kind} changed in {len(changed)} ways")
+        tasks = [
+            probed
+            for task in suite.tasks
+            if task.tier == "T1" and (probed := _task(task, scorer, labels, ordinary, changed))
+        ]
+        if changed:
+            found += judge_probes(tasks, kind=kind, resamples=resamples, seed=seed)
+    return found
+
+
+def notes(probes: Sequence[ProbeResult]) -> list[str]:
+    """On how many tasks the ranker gains from a longer history, in words."""
+    rising = share_rising(probes, GROWING)
+    if rising is None:
+        return []
+    share, tasks = rising
+    steps = ", ".join(name.removeprefix("newest_") for name in GROWING)
+    return [
+        f"AUC rises with the history told on {share:.0%} of {tasks} T1 tasks: the same rows were "
+        f"told with the newest {steps} events, then with all that fit."
+    ]
+
+
+def _task(
+    task: Task, scorer: Scorer, labels: _Labels, ordinary: Logits, changed: dict[str, Logits]
+) -> ProbeRows | None:
+    question = scorer.book.readings[task.name].question
+    asked = [key for key in ordinary if key[1] == question]
+    asked = [key for key in asked if labels.action[key[0]] in (*task.positive, *task.negative)]
+    if not asked:
+        return None
+
+    def log_odds(logits: Logits) -> np.ndarray:
+        return scorer.book.log_odds(task.name, np.stack([logits[key] for key in asked]))
+
+    return ProbeRows(
+        task=task.name,
+        y=np.array([labels.action[row] in task.positive for row, _ in asked], np.int64),
+        member=np.array([labels.member[row] for row, _ in asked]),
+        ordinary=log_odds(ordinary),
+        changed={name: log_odds(logits) for name, logits in changed.items()},
+    )
+
+
+def _score(scorer: Scorer, folder: Path) -> Logits:
+    trees = read_folder(folder)
+    if not trees:
+        return {}
+    leaves = scorer.score(trees)
+    keys = zip(leaves.rows_N.tolist(), leaves.question_N.tolist(), strict=True)
+    return dict(zip(keys, leaves.logits_NA, strict=True))
