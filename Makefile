@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PYTEST_ARGS ?=
+BENCH ?=
 export HF_HUB_OFFLINE := 1
 export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := False
@@ -11,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export FEAST_USAGE := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench compile docs clean setup
+.PHONY: help demo test lint types bench model compile docs clean setup
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +38,15 @@ lint: $(STAMP) types ## Style, imports, types, direction of dependencies
 
 types: $(STAMP) ## Check types, through a view in which the mapped packages lie side by side
 	@rm -rf build/types && mkdir -p build/types && cp -rs $(CURDIR)/src/brewhouse build/types/brewhouse
-	@for part in components pipelines monitoring; do cp -rs $(CURDIR)/$$part build/types/brewhouse/$$part; done
+	@for part in components models pipelines monitoring; do cp -rs $(CURDIR)/$$part build/types/brewhouse/$$part; done
 	cd build/types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p brewhouse
 
-bench: $(STAMP) ## Measure beside what a user would pick instead
-	$(BIN)/python benchmarks/tree_vs_prompts.py
+bench: $(STAMP) ## Measure beside what a user would pick instead (about half an hour)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+model: $(STAMP) ## Rebuild models/linkedin-tiny and its figures (about an hour on one core)
+	$(BIN)/brewhouse pretrain linkedin-tiny
 
 compile: $(STAMP) ## Compile the pipelines to the YAML beside their source
 	$(BIN)/brewhouse pipeline compile train_and_evaluate --out pipelines/train_and_evaluate/train_and_evaluate.yaml

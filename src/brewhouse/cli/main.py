@@ -32,6 +32,7 @@ app.command("run")(runs.run)
 app.command("demo")(runs.demo)
 app.command("train")(runs.train)
 app.command("evaluate")(runs.evaluate)
+app.command("pretrain")(runs.pretrain)
 
 
 def _version(value: bool) -> None:

@@ -110,6 +110,25 @@ def train(
     emit({"model": str(out)}, as_json, lambda: typer.echo(str(out)))
 
 
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="Recipe that comes with the project")],
+    work: Annotated[Path, typer.Option(help="Folder for data and checkpoints; again resumes")] = (
+        Path("runs/pretrain")
+    ),
+    out: Annotated[Path | None, typer.Option(help="Model folder; models/RECIPE if empty")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild a model that ships with the project, with the figures of its card."""
+    from brewhouse.files import refuse_foreign
+    from brewhouse.stages import pretraining
+
+    target = out or Path("models") / recipe
+    loaded = pretraining.load_recipe(recipe)
+    refuse_foreign(target, "training.json")
+    results = pretraining.run(loaded, work=work / recipe, out=target)
+    emit(results.model_dump(mode="json"), as_json, lambda: _tasks_table(results))
+
+
 def evaluate(
     domain: Domain,
     shards: Annotated[Path, typer.Option(help="Token shards with test trees")],

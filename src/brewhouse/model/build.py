@@ -58,3 +58,20 @@ def load_decoder(path: Path | str, *, dtype: str = "float32") -> PreTrainedModel
         msg = f"no model at {path}: {error}; give a folder with config.json and *.safetensors"
         raise ModelError(msg) from error
     return model
+
+
+def export_half(model: Path, target: Path) -> None:
+    """Copy an exported model with its weights in bfloat16.
+
+    Args:
+        model: Folder written by training.
+        target: Folder to fill; what is not weights is copied as it is.
+    """
+    import shutil
+
+    import torch
+
+    for path in sorted(model.iterdir()):
+        if path.suffix != ".safetensors" and path.name not in ("config.json", "metrics.jsonl"):
+            shutil.copy(path, target)
+    load_decoder(model).to(torch.bfloat16).save_pretrained(str(target))

@@ -86,6 +86,22 @@ class TokenTree:
     weight_N: np.ndarray
     row_N: tuple[str, ...]
 
+    @classmethod
+    def of_trunk(cls, tokens_T: np.ndarray, *, member: str = "") -> TokenTree:
+        """A trunk without leaves."""
+        none = np.zeros(0, np.int64)
+        return cls(
+            member=member,
+            tokens_T=tokens_T,
+            trunk=len(tokens_T),
+            leaf_start_N=none,
+            branch_N=none,
+            question_N=none,
+            label_N=none,
+            weight_N=np.zeros(0, np.float32),
+            row_N=(),
+        )
+
     def __len__(self) -> int:
         """Number of tokens."""
         return len(self.tokens_T)

@@ -45,7 +45,7 @@ class Evidence:
 
     rows: pa.Table
     leaves: LeafScores
-    baselines: pa.Table
+    baselines: pa.Table | None
     oracle: pa.Table | None
 
 
@@ -54,7 +54,7 @@ def run(
     domain: str,
     shards: Path,
     model: Path,
-    baselines: Path,
+    baselines: Path | None,
     oracle: Path,
     results_out: Path,
     report_out: Path,
@@ -62,7 +62,20 @@ def run(
     resamples: int = 500,
     publish_to: str = "",
 ) -> Results:
-    """Score the test rows, judge every task at every horizon, write results and report."""
+    """Score the test rows, judge every task at every horizon, write results and report.
+
+    Args:
+        domain: Built-in name or folder.
+        shards: Token shards with test trees, styles and probes.
+        model: Exported model.
+        baselines: Scores of baselines; None to judge the ranker alone.
+        oracle: Folder of a simulation's truth.
+        results_out: File to write.
+        report_out: File to write.
+        seed: Seed of the bootstrap.
+        resamples: Bootstrap resamples of members.
+        publish_to: Run folder.
+    """
     manifest = ShardsManifest.read(shards)
     folder = load_domain(domain)
     suite = load_suite(folder).select(list(manifest.book.readings))
@@ -75,7 +88,7 @@ def run(
     evidence = Evidence(
         rows=pq.read_table(shards / ROWS),
         leaves=leaves,
-        baselines=pq.read_table(baselines / SCORES),
+        baselines=pq.read_table(baselines / SCORES) if baselines else None,
         oracle=_read_oracle(oracle),
     )
     tasks: list[TaskResult] = []
@@ -148,16 +161,8 @@ def _task_rows(task: Task, evidence: Evidence, scorer: Scorer, weeks: int) -> Ta
             "ranker",
         )
     }
-    given = evidence.baselines.filter(pc.equal(evidence.baselines.column("task"), task.name))
-    for name in sorted(set(given.column("scorer").to_pylist())):
-        part = given.filter(pc.equal(given.column("scorer"), name))
-        scores[name] = _aligned(
-            ids,
-            np.array(part.column("row").to_pylist(), dtype=object),
-            part.column("log_odds").to_numpy(),
-            task.name,
-            name,
-        )
+    if evidence.baselines is not None:
+        scores |= _baseline_scores(task, evidence.baselines, ids)
     if evidence.oracle is not None:
         scores |= _oracle_scores(task, evidence.oracle, ids)
     _, member = np.unique(
@@ -171,6 +176,21 @@ def _task_rows(task: Task, evidence: Evidence, scorer: Scorer, weeks: int) -> Ta
         excluded=int((~labelled).sum()),
         sampled=bool(pc.any(table.column("sampled")).as_py()),
     )
+
+
+def _baseline_scores(task: Task, table: pa.Table, ids: np.ndarray) -> dict[str, np.ndarray]:
+    given = table.filter(pc.equal(table.column("task"), task.name))
+    scores = {}
+    for name in sorted(set(given.column("scorer").to_pylist())):
+        part = given.filter(pc.equal(given.column("scorer"), name))
+        scores[name] = _aligned(
+            ids,
+            np.array(part.column("row").to_pylist(), dtype=object),
+            part.column("log_odds").to_numpy(),
+            task.name,
+            name,
+        )
+    return scores
 
 
 def _aligned(

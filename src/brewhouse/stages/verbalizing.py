@@ -25,6 +25,7 @@ from brewhouse.domains.loader import DomainFolder, load_domain
 from brewhouse.errors import ConfigError
 from brewhouse.evaluation.metrics import auc
 from brewhouse.files import atomic_dir, read_json, write_json
+from brewhouse.model.shipped import locate
 from brewhouse.model.sizes import SIZES
 from brewhouse.prompts.markup import Tagged, sanitize
 from brewhouse.prompts.numbers import NumberWords
@@ -170,7 +171,7 @@ def _tokenizer(
 ) -> PromptTokenizer:
     """A size brings a tokenizer trained on the styles that are trained on, a path its own."""
     if model not in SIZES:
-        return PromptTokenizer.load(model)
+        return PromptTokenizer.load(locate(model))
     spec, markup, end = folder.domain, Tagged(), _end(split)
     members, items = _allowed(folder, cut.read("members")), cut.read("items")
     known = [

@@ -5,18 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from brewhouse.domains.spec import Strict
 from brewhouse.errors import ConfigError
 from brewhouse.files import read_json
 
 
+class PrimerSpec(Strict):
+    """Made-up histories in which answers depend on a repeated key."""
+
+    keys: int = Field(default=2, ge=2, description="Keys of a sequence, each with its own answer")
+    balanced: bool = Field(default=True, description="Whether half of the keys say yes")
+    words: int = Field(
+        default=64, ge=4, description="Words that keys are drawn from: the commonest of the domain"
+    )
+    events: int = Field(default=16, ge=2, description="Events of a sequence")
+    fillers: int = Field(default=1, ge=0, description="Random words in front of each key")
+    noise: float = Field(default=0.0, ge=0, lt=0.5, description="Share of answers turned round")
+
+
 class Stage(Strict):
     """One stage of training."""
 
     name: str = Field(description="cpt or finetune, or a name of your own")
-    shards: str = Field(description="Sub-folder of the data: cpt or train")
+    shards: str = Field(default="", description="Sub-folder of the data: cpt or train")
+    primer: PrimerSpec | None = Field(
+        default=None, description="Train on made-up histories instead of shards"
+    )
     loss: Literal["tokens", "actions", "answers", "both"] = Field(
         description="tokens: next token over trunks; actions: of those only the action words; "
         "answers: answer words of leaves; both: actions and answers"
@@ -29,7 +45,20 @@ class Stage(Strict):
     )
     tokens: int = Field(gt=0, description="Token budget over all ranks")
     lr: float = Field(gt=0, description="Peak learning rate")
+    decay: bool = Field(
+        default=True, description="Cosine decay to a twentieth of lr; else lr is held after warm-up"
+    )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the budget to warm up")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Stage:
+        if bool(self.shards) == (self.primer is not None):
+            msg = f"stage {self.name}: give either shards or primer, not both or neither"
+            raise ValueError(msg)
+        if self.primer is not None and self.loss != "actions":
+            msg = f"stage {self.name}: a primer has no leaves; set loss to actions"
+            raise ValueError(msg)
+        return self
 
 
 class TrainConfig(Strict):

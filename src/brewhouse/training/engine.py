@@ -18,11 +18,13 @@ from brewhouse.model.attention import default_backend
 from brewhouse.model.batch import collate
 from brewhouse.model.build import build_decoder, load_decoder
 from brewhouse.model.ranker import Ranker, load_balance_loss, router_load
+from brewhouse.model.shipped import locate
 from brewhouse.model.sizes import SIZES
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.training import checkpoints
 from brewhouse.training.config import Stage, TrainConfig
+from brewhouse.training.primer import PrimerStream
 from brewhouse.training.progress import Progress
 from brewhouse.training.stream import TreeStream
 
@@ -77,7 +79,7 @@ class Trainer:
                 seed=config.seed,
             )
         else:
-            decoder = load_decoder(config.model)
+            decoder = load_decoder(locate(config.model))
         ranker = Ranker(decoder, self.manifest.answers)
         if config.zero_stage == 3:
             blocks = {type(layer.mlp) for layer in decoder.model.layers}
@@ -115,19 +117,12 @@ class Trainer:
         }
 
     def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
-        stream = TreeStream(
-            self.config.data / stage.shards,
-            batch_tokens=self.config.batch_tokens,
-            seed=self.config.seed,
-            rank=self.rank,
-            world=self.world,
-            max_trunk=stage.max_trunk,
-        )
+        stream = self._stream(stage)
         for trees, tokens in stream(skip=self.state["groups"]):
             share = self.state["tokens"] / stage.tokens
             if share >= 1:
                 return
-            lr = stage.lr * _schedule(share, stage.warmup)
+            lr = stage.lr * _schedule(share, stage.warmup, decay=stage.decay)
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
             loss, targets, load = self._step(trees, stage)
@@ -151,6 +146,26 @@ class Trainer:
                 raise Preempted
             if self.state["step"] % self.config.checkpoint_steps == 0:
                 self._save()
+
+    def _stream(self, stage: Stage) -> TreeStream | PrimerStream:
+        options = {
+            "batch_tokens": self.config.batch_tokens,
+            "seed": self.config.seed,
+            "rank": self.rank,
+            "world": self.world,
+        }
+        if stage.primer is not None:
+            manifest = self.manifest
+            return PrimerStream(
+                stage.primer,
+                self.tokenizer,
+                manifest.book,
+                manifest.answers,
+                surfaces=manifest.surfaces,
+                **options,
+            )
+        folder = self.config.data / stage.shards
+        return TreeStream(folder, max_trunk=stage.max_trunk, **options)
 
     def _step(self, trees: list[Any], stage: Stage) -> tuple[float, int, dict[str, float]]:
         batch = collate(trees, backend=default_backend(self.device)).to(self.device)
@@ -246,10 +261,12 @@ class Trainer:
         }
 
 
-def _schedule(share: float, warmup: float) -> float:
-    """Linear warm-up, then cosine decay to a twentieth."""
+def _schedule(share: float, warmup: float, *, decay: bool) -> float:
+    """Linear warm-up, then cosine decay to a twentieth, or none."""
     if share < warmup:
         return max(share / warmup, 0.02)
+    if not decay:
+        return 1.0
     done = (share - warmup) / max(1 - warmup, 1e-9)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 

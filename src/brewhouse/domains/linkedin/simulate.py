@@ -183,6 +183,7 @@ class People:
     skill_MW: np.ndarray
     seniority_MW: np.ndarray
     changed_MW: np.ndarray
+    seen_MA: np.ndarray
     taste_MWA: np.ndarray
     taste_format_MKF: np.ndarray
     rate: np.ndarray
@@ -193,7 +194,7 @@ def _people(world: World, chunk: int, rng: np.random.Generator) -> People:
     first = chunk * world.chunk
     m, weeks, areas = min(world.chunk, world.members - first), world.weeks, len(words.AREA_NAMES)
     late = rng.random(m) < world.late_join_share
-    joined = np.where(late, rng.integers(0, int(weeks * 7 * 0.7), m), 0)
+    joined = np.where(late, rng.integers(0, weeks * 7 - 3, m), 0)
     changed = rng.random((m, weeks)) < world.role_change_per_week
     changed[:, 0] = True
     version = np.cumsum(changed, axis=1) - 1
@@ -205,6 +206,12 @@ def _people(world: World, chunk: int, rng: np.random.Generator) -> People:
     area = topic // words.TOPICS_PER_AREA
     flips = rng.random((m, weeks, areas)) < world.taste_flip_per_week
     first_taste = rng.choice(np.array([-1.0, 1.0]), size=(m, 1, areas))
+    seen = np.tile(np.arange(areas), (m, 1))
+    if world.areas_seen < areas:
+        seen = np.argsort(rng.random((m, areas)), axis=1)
+    if world.tastes_balanced:
+        half = np.where(np.arange(areas) % 2, 1.0, -1.0)
+        np.put_along_axis(first_taste[:, 0], seen, np.tile(half, (m, 1)), axis=1)
     taste = first_taste * np.where(np.cumsum(flips, axis=1) % 2, -1.0, 1.0)
     share = np.array([law.share for law in SURFACES.values()])
     weight = share * rng.lognormal(0, 0.5, (m, len(share)))
@@ -217,6 +224,7 @@ def _people(world: World, chunk: int, rng: np.random.Generator) -> People:
         skill_MW=area * words.TOPICS_PER_AREA + skills[rows, version],
         seniority_MW=levels[rows, version],
         changed_MW=changed,
+        seen_MA=seen,
         taste_MWA=taste,
         taste_format_MKF=rng.choice(np.array([-1.0, 1.0]), size=(m, len(words.KINDS), MAX_FORMATS)),
         rate=world.sessions_per_week * rng.lognormal(-0.125, 0.5, m),
@@ -300,6 +308,8 @@ def _shown_items(
     area = np.where(
         own, people.area_MW[visits.member, visits.week], rng.integers(len(words.AREA_NAMES), size=n)
     )
+    if world.areas_seen < len(words.AREA_NAMES):
+        area = people.seen_MA[visits.member, rng.integers(world.areas_seen, size=n)]
     age = np.minimum(rng.exponential(5.0, n).astype(np.int64), WARM_UP_DAYS - 1)
     day = visits.day + WARM_UP_DAYS - age
     cell = kind, day, area
@@ -350,8 +360,9 @@ def _write_chunk(world: World, target: Path, chunk: int) -> None:
     action = (np.cumsum(p_full, axis=1) < draw[:, None]).sum(1).clip(max=len(ACTION_NAMES) - 1)
 
     n = len(item)
-    acted = action > 0
-    delay = np.where(acted, rng.integers(2 * SECOND, 120 * SECOND, n), 1800 * SECOND)
+    # An item passed over is logged like one acted on. Were it known only when the session ends, the
+    # order of becoming known would tell the labels of session-mates (docs/adr/0009).
+    delay = rng.integers(2 * SECOND, 120 * SECOND, n)
     event_at = visits.shown_at + delay
     late = rng.random(n) < world.late_log_share
     lag = np.where(late, rng.integers(HOUR, 72 * HOUR, n), rng.integers(60 * SECOND, size=n))

@@ -124,7 +124,15 @@ MAX_FORMATS = max(len(formats) for formats in FORMATS.values())
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Size, seed and behavioural constants of one simulated world."""
+    """Size, seed and behavioural constants of one simulated world.
+
+    Attributes:
+        members, weeks, seed: Size.
+        areas_seen: Areas whose items a member is shown; with fewer than all, tastes are all there
+            is to learn. For curricula.
+        tastes_balanced: Whether a member likes one half of those and dislikes the other, so that
+            its mean tells nothing.
+    """
 
     members: int
     weeks: int
@@ -141,6 +149,8 @@ class World:
     taste_format: float = 0.7
     quality: float = 0.4
     taste_flip_per_week: float = 0.01
+    areas_seen: int = len(AREA_NAMES)
+    tastes_balanced: bool = False
     role_change_per_week: float = 0.006
     late_join_share: float = 0.3
     late_log_share: float = 0.04
@@ -156,6 +166,7 @@ class World:
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"members": 160, "weeks": 12, "names": 120},
     "demo": {"members": 4000, "weeks": 18},
+    "pretrain": {"members": 20_000, "weeks": 18},
     "bench": {"members": 60_000, "weeks": 22, "sessions_per_week": 2.0, "names": 2000},
 }
 

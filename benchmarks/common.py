@@ -1,0 +1,143 @@
+"""What all benchmarks share: a result's form, the machine, peak memory, the table."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from brewhouse import offline
+
+offline.silence()
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One comparison. `ratio` is how many times better ours is: above 1 is ours.
+
+    Attributes:
+        name: What was compared.
+        ours, peer: Measured values in `unit`.
+        ratio: `ours / peer`.
+        unit: Of both values; more is better.
+        against: The peer, with its version.
+        detail: Sizes, peak memory in MiB, parity.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    ratio: float
+    unit: str
+    against: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    machine: str = ""
+    commit: str = ""
+
+
+def result(
+    name: str, *, ours: float, peer: float, unit: str, against: str, **detail: Any
+) -> Result:
+    """A result with its ratio, machine and commit."""
+    return Result(
+        name=name,
+        ours=round(ours, 3),
+        peer=round(peer, 3),
+        ratio=round(ours / peer, 2),
+        unit=unit,
+        against=against,
+        detail=detail,
+        machine=machine(),
+        commit=commit(),
+    )
+
+
+def machine() -> str:
+    """Processor, threads, and the GPU if there is one."""
+    import torch
+
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu}, {torch.get_num_threads()} threads{gpu}"
+
+
+def commit() -> str:
+    """Commit of the tree, marked if it has changes."""
+
+    def git(*words: str) -> str:
+        found = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
+        return found.stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+
+
+def best_of(repeats: int, work: Callable[[], Any]) -> float:
+    """Seconds of the fastest of several runs."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def in_own_process(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """Result of a module-level function and the peak memory of its process in MiB.
+
+    A fresh process, so that one side's memory is not the other's.
+    """
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_with_peak, (work, arguments))
+
+
+def _with_peak(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, float]:
+    found = work(*arguments)
+    return found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def keep(file: str, results: Iterable[Result]) -> None:
+    """Write the results of one benchmark, and print them."""
+    found = list(results)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{file}.json").write_text(json.dumps([asdict(r) for r in found], indent=2) + "\n")
+    show(found)
+
+
+def show(results: Iterable[Result]) -> None:
+    """Print a table."""
+    for r in results:
+        detail = "  ".join(f"{k} {v}" for k, v in r.detail.items())
+        print(
+            f"{r.name:<44} {r.ours:>12,.1f} {r.peer:>12,.1f} {r.unit:<14} "
+            f"x{r.ratio:<8.2f} {r.against}\n    {detail}",
+            flush=True,
+        )
+
+
+def header() -> None:
+    """Print the head of the table."""
+    print(f"{'what':<44} {'ours':>12} {'peer':>12} {'unit':<14} ratio     against")
+
+
+def main(file: str, work: Callable[[], Iterable[Result]]) -> None:
+    """Run one benchmark as a program."""
+    header()
+    sys.stdout.flush()
+    keep(file, work())

@@ -1,0 +1,114 @@
+"""Made-up histories in which answers hang on a repeated key: they teach to read labelled history.
+
+Whether a small decoder ever starts to read its history is a matter of a phase change (Olsson et
+al., arXiv:2209.11895): as long as other clues lower the loss a little, nothing pushes it there.
+These sequences have no other clue. Every sequence binds some keys to a yes or a no of its own;
+events show a key, between marks as in real prompts, and its answer. Needs no data: keys are drawn
+from the tokenizer's words, marks and answers are those of the run's questions.
+
+Suffixes: B sequences, E events, K keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+
+import numpy as np
+
+from brewhouse.prompts.markup import Markup, Segment
+from brewhouse.prompts.questions import QuestionBook
+from brewhouse.prompts.tokenizer import PromptTokenizer
+from brewhouse.prompts.tree import TokenTree
+from brewhouse.training.config import PrimerSpec
+
+_OPENING = 6
+"""Random words in front, where a real prompt tells the profile."""
+_RUN = 4
+"""Events in a row on one surface, as in a session."""
+
+
+class PrimerStream:
+    """An endless stream of groups of batches, one batch a rank, like `TreeStream`."""
+
+    def __init__(
+        self,
+        spec: PrimerSpec,
+        tokenizer: PromptTokenizer,
+        book: QuestionBook,
+        answers: list[list[int]],
+        *,
+        surfaces: Container[str],
+        batch_tokens: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        """Prepare words, marks and answers.
+
+        Args:
+            spec: How hard the sequences are.
+            tokenizer: Gives words and marks.
+            book: The run's questions.
+            answers: First token of every answer of every question.
+            surfaces: Surfaces that training may see; questions of others are left out.
+            batch_tokens: Tokens of a rank's batch at most.
+            seed: Seed of the sequences.
+            rank: This process.
+            world: Number of processes.
+        """
+        self.spec, self.begin = spec, tokenizer.begin
+        self.words = tokenizer.word_ids()[: spec.words]
+        markup: Markup = tokenizer.markup
+        asked = [i for i, q in enumerate(book.questions) if q.surface in surfaces]
+        words = [book.questions[i].word for i in asked]
+        self.heads = [_encode(tokenizer, markup.item(word, None, None)) for word in words]
+        self.tail = _encode(tokenizer, markup.answer_next())
+        # The first answer of a question says no, its second yes.
+        self.sides = np.array([answers[i][:2] for i in asked], np.int32)
+        self.batch_tokens, self.seed = batch_tokens, seed
+        self.rank, self.world = rank, world
+
+    def __call__(self, *, skip: int = 0) -> Iterator[tuple[list[TokenTree], int]]:
+        """Yield this rank's batch and the tokens of all ranks' batches, after `skip` groups."""
+        group = skip
+        while True:
+            batches = [self._batch(group, rank) for rank in range(self.world)]
+            yield batches[self.rank], sum(len(tree) for batch in batches for tree in batch)
+            group += 1
+
+    def _batch(self, group: int, rank: int) -> list[TokenTree]:
+        rng = np.random.default_rng([self.seed, group, rank])
+        batch: list[TokenTree] = []
+        tokens = 0
+        while True:
+            tree = self._sequence(rng)
+            if batch and tokens + len(tree) > self.batch_tokens:
+                return batch
+            batch.append(tree)
+            tokens += len(tree)
+
+    def _sequence(self, rng: np.random.Generator) -> TokenTree:
+        spec = self.spec
+        keys_K = rng.choice(self.words, min(spec.keys, len(self.words)), replace=False)
+        # Half of the keys say yes, so that a sequence's mean tells nothing about any of them.
+        yes_K = rng.permutation(len(keys_K)) % 2
+        if not spec.balanced:
+            yes_K = rng.integers(0, 2, len(keys_K))
+        pick_E = rng.integers(len(keys_K), size=spec.events)
+        said_E = np.where(rng.random(spec.events) < spec.noise, 1 - yes_K[pick_E], yes_K[pick_E])
+        runs = -(-spec.events // _RUN)
+        asked_E = np.repeat(rng.integers(len(self.heads), size=runs), _RUN)[: spec.events]
+        filler_E = rng.choice(self.words, (spec.events, spec.fillers))
+        tokens: list[int] = [self.begin, *rng.choice(self.words, _OPENING).tolist()]
+        for event in range(spec.events):
+            asked = int(asked_E[event])
+            tokens += self.heads[asked]
+            tokens += filler_E[event].tolist()
+            tokens.append(int(keys_K[pick_E[event]]))
+            tokens += self.tail
+            tokens.append(int(self.sides[asked, said_E[event]]))
+        return TokenTree.of_trunk(np.array(tokens, np.int32))
+
+
+def _encode(tokenizer: PromptTokenizer, segments: tuple[Segment, ...]) -> list[int]:
+    return [token for segment in segments for token in tokenizer.encode(segment)]

@@ -1,0 +1,89 @@
+"""Primer sequences: made-up histories in which only the member's own labels tell the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from brewhouse.domains.loader import DomainFolder
+from brewhouse.errors import ConfigError
+from brewhouse.prompts.questions import answer_tokens, build_questions
+from brewhouse.prompts.tokenizer import PromptTokenizer
+from brewhouse.tasks.suite import load_suite
+from brewhouse.training.config import PrimerSpec, parse_train_config
+from brewhouse.training.primer import PrimerStream
+
+
+def stream(linkedin: DomainFolder, tokenizer: PromptTokenizer, **changes: object) -> PrimerStream:
+    book = build_questions(linkedin.domain, load_suite(linkedin))
+    options: dict = {"batch_tokens": 2000, "seed": 3, "rank": 0, "world": 1}
+    spec = {k: v for k, v in changes.items() if k not in options}
+    return PrimerStream(
+        PrimerSpec(**spec),  # type: ignore[arg-type]
+        tokenizer,
+        book,
+        answer_tokens(book, tokenizer.markup, tokenizer.encode),
+        surfaces=linkedin.domain.training_surfaces,
+        **(options | {k: v for k, v in changes.items() if k in options}),
+    )
+
+
+def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer
+) -> None:
+    one = stream(linkedin, tokenizer)
+    sides = {int(t): side for row in one.sides for side, t in enumerate(row.tolist())}
+    trees, _ = next(one())
+    meaning: dict[int, set[int]] = {}
+    for tree in trees:
+        tokens = tree.tokens_T.tolist()
+        at = [i for i, t in enumerate(tokens) if t in sides]
+        assert len(at) == 16
+        said = {}
+        for i in at:
+            assert said.setdefault(tokens[i - 1], sides[tokens[i]]) == sides[tokens[i]]
+        for key, side in said.items():
+            meaning.setdefault(key, set()).add(side)
+    assert any(len(found) == 2 for found in meaning.values())
+
+
+def test_surfaces_held_out_never_stand_in_it(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer
+) -> None:
+    text = "".join(
+        tokenizer.decode(tree.tokens_T) for tree in next(stream(linkedin, tokenizer)())[0]
+    )
+    for name, surface in linkedin.domain.surfaces.items():
+        assert (f"<{surface.word}>" in text) <= (name in linkedin.domain.training_surfaces)
+    assert "<feed>" in text
+
+
+def test_resume_and_ranks(linkedin: DomainFolder, tokenizer: PromptTokenizer) -> None:
+    whole = stream(linkedin, tokenizer, world=2)
+    source = whole()
+    second = [next(source) for _ in range(3)][2]
+    resumed = next(stream(linkedin, tokenizer, world=2)(skip=2))
+    assert second[1] == resumed[1]
+    assert all(
+        np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(second[0], resumed[0], strict=True)
+    )
+    other = next(stream(linkedin, tokenizer, world=2, rank=1)(skip=2))[0]
+    assert not np.array_equal(other[0].tokens_T, resumed[0][0].tokens_T)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"loss": "actions"}, "give either shards or primer"),
+        ({"loss": "actions", "shards": "cpt", "primer": {}}, "give either shards or primer"),
+        ({"loss": "answers", "primer": {}}, "a primer has no leaves; set loss to actions"),
+    ],
+)
+def test_mistakes(stage: dict, message: str) -> None:
+    value = {
+        "data": "d",
+        "out": "o",
+        "stages": [{"name": "s", "tokens": 1, "lr": 1e-3} | stage],
+    }
+    with pytest.raises(ConfigError, match=message):
+        parse_train_config(value, where="options")
