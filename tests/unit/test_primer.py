@@ -31,7 +31,7 @@ def stream(linkedin: DomainFolder, tokenizer: PromptTokenizer, **changes: object
 def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
     linkedin: DomainFolder, tokenizer: PromptTokenizer
 ) -> None:
-    one = stream(linkedin, tokenizer)
+    one = stream(linkedin, tokenizer, noise=0.0, events=16)
     sides = {int(t): side for row in one.sides for side, t in enumerate(row.tolist())}
     trees, _ = next(one())
     meaning: dict[int, set[int]] = {}

@@ -10,7 +10,12 @@ import typer
 from brewhouse.cli.console import emit, number, table
 from brewhouse.cli.data import Domain, Json
 
-Size = Annotated[str | None, typer.Option(help="micro, tiny, small, or a model folder or hub id")]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="micro, tiny or small from scratch; linkedin-tiny, a model folder or a hub id to tune"
+    ),
+]
 Tokens = Annotated[int | None, typer.Option(help="Token budget of fine-tuning")]
 Processes = Annotated[int, typer.Option(min=1, help="Training processes")]
 
@@ -85,10 +90,14 @@ def _evidence_folder(out: Path, key: str) -> Path:
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Seed of the world")] = 7,
+    size: Size = None,
     as_json: Json = False,
 ) -> None:
-    """Run the main job on a simulated professional network with embedded defaults."""
-    run(domain="linkedin", out=out, preset="demo", seed=seed, as_json=as_json)
+    """Run the main job on a simulated professional network with embedded defaults.
+
+    Tunes the shipped model linkedin-tiny; `--size tiny` trains from scratch.
+    """
+    run(domain="linkedin", out=out, preset="demo", seed=seed, size=size, as_json=as_json)
 
 
 def train(

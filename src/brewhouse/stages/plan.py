@@ -4,58 +4,70 @@ from __future__ import annotations
 
 from typing import Any
 
-_LR = 4e-3
+from brewhouse.model.sizes import FROM_SCRATCH
+
+BASE = "linkedin-tiny"
+"""The shipped model that the demo starts from."""
 
 
-def budget(*, cpt: int, finetune: int, batch_tokens: int = 4096, **more: Any) -> dict[str, Any]:
-    """Training options for two stages with token budgets."""
-    return {
-        "batch_tokens": batch_tokens,
-        "stages": [
-            {"name": "cpt", "shards": "cpt", "loss": "tokens", "tokens": cpt, "lr": _LR},
-            {
-                "name": "finetune",
-                "shards": "train",
-                "loss": "answers",
-                "tokens": finetune,
-                "lr": _LR,
-            },
-        ],
-        **more,
-    }
+def scratch(*, recall: int, trunks: int, finetune: int) -> list[dict[str, Any]]:
+    """Stages of a model without a past: it must first learn to read labelled history.
+
+    Args:
+        recall: Tokens of made-up histories.
+        trunks: Tokens of action words along trunks.
+        finetune: Tokens of questions.
+    """
+    held: dict[str, Any] = {"loss": "actions", "decay": False}
+    return [
+        {"name": "recall", "primer": {}, "tokens": recall, "lr": 4e-3, **held},
+        {"name": "trunks", "shards": "cpt", "tokens": trunks, "lr": 3e-3, **held},
+        _finetune(finetune, lr=3e-3),
+    ]
+
+
+def tune(*, finetune: int) -> list[dict[str, Any]]:
+    """Stages of a model that can read histories already: questions alone."""
+    return [_finetune(finetune, lr=1.5e-3)]
+
+
+def _finetune(tokens: int, *, lr: float) -> dict[str, Any]:
+    return {"name": "finetune", "shards": "train", "loss": "both", "tokens": tokens, "lr": lr}
 
 
 PLANS: dict[str, dict[str, Any]] = {
     "tiny": {
-        "train_options": budget(
-            cpt=20_000, finetune=60_000, batch_tokens=2048, model="micro", checkpoint_steps=10
-        ),
+        "model": "micro",
+        "tokens": 60_000,
+        "options": {"batch_tokens": 2048, "checkpoint_steps": 10},
         "max_test_sessions": 400,
         "policy": "smoke",
     },
-    "demo": {"train_options": budget(cpt=400_000, finetune=6_000_000), "max_test_sessions": 6_000},
-    "bench": {
-        "train_options": budget(cpt=5_000_000, finetune=100_000_000),
-        "max_test_sessions": 20_000,
-    },
-    "": {"train_options": budget(cpt=400_000, finetune=4_000_000), "max_test_sessions": 20_000},
+    "demo": {"model": BASE, "tokens": 6_000_000, "max_test_sessions": 6_000},
+    "pretrain": {"model": "tiny", "tokens": 24_000_000, "max_test_sessions": 6_000},
+    "bench": {"model": BASE, "tokens": 100_000_000, "max_test_sessions": 20_000},
+    "": {"model": "tiny", "tokens": 8_000_000, "max_test_sessions": 20_000},
 }
-"""By preset; the empty name is for a source folder."""
+"""By preset; the empty name is for a source folder. `tokens` is the budget of fine-tuning."""
+
+
+def stages(model: str, tokens: int) -> list[dict[str, Any]]:
+    """Training stages for a model and a budget of fine-tuning tokens."""
+    if model in FROM_SCRATCH:
+        recall = min(6_000_000, max(1, tokens // 2))
+        return scratch(recall=recall, trunks=max(1, tokens // 3), finetune=tokens)
+    return tune(finetune=tokens)
 
 
 def plan(preset: str, *, size: str | None, train_tokens: int | None) -> dict[str, Any]:
     """Pipeline arguments of a preset, with the user's overrides."""
     found = PLANS.get(preset, PLANS[""])
-    options = {**found["train_options"]}
-    options["stages"] = [dict(stage) for stage in options["stages"]]
-    if train_tokens is not None:
-        options["stages"][0]["tokens"] = max(1, train_tokens // 15)
-        options["stages"][1]["tokens"] = train_tokens
-    if size is not None:
-        options["model"] = size
+    model = size or found["model"]
+    options = {"model": model, "batch_tokens": 4096, **found.get("options", {})}
+    options["stages"] = stages(model, train_tokens or found["tokens"])
     return {
         "train_options": options,
-        "model": options.get("model", "tiny"),
+        "model": model,
         "max_test_sessions": found["max_test_sessions"],
         "policy": found.get("policy", "default"),
     }

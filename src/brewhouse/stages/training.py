@@ -21,16 +21,10 @@ from brewhouse.platform.tracking import Tracker, artifact_root
 from brewhouse.processes import die_with_parent
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.stages.common import note_lineage, tell
+from brewhouse.stages.plan import plan
 from brewhouse.training.config import TrainConfig, parse_train_config
 
-DEFAULTS: dict[str, Any] = {
-    "model": "tiny",
-    "batch_tokens": 4096,
-    "stages": [
-        {"name": "cpt", "shards": "cpt", "loss": "tokens", "tokens": 500_000, "lr": 4e-3},
-        {"name": "finetune", "shards": "train", "loss": "answers", "tokens": 6_000_000, "lr": 4e-3},
-    ],
-}
+DEFAULTS: dict[str, Any] = plan("", size=None, train_tokens=None)["train_options"]
 
 
 def run(

@@ -13,16 +13,17 @@ from brewhouse.files import read_json
 
 
 class PrimerSpec(Strict):
-    """Made-up histories in which answers depend on a repeated key."""
+    """Made-up histories in which answers depend on a repeated key. Sequences differ in difficulty."""
 
-    keys: int = Field(default=2, ge=2, description="Keys of a sequence, each with its own answer")
-    balanced: bool = Field(default=True, description="Whether half of the keys say yes")
+    keys: int = Field(default=8, ge=2, description="Most keys of a sequence; the least are 2")
     words: int = Field(
         default=64, ge=4, description="Words that keys are drawn from: the commonest of the domain"
     )
-    events: int = Field(default=16, ge=2, description="Events of a sequence")
-    fillers: int = Field(default=1, ge=0, description="Random words in front of each key")
-    noise: float = Field(default=0.0, ge=0, lt=0.5, description="Share of answers turned round")
+    events: int = Field(default=24, ge=2, description="Events of a sequence")
+    fillers: int = Field(default=1, ge=0, description="Most random words in front of a key")
+    noise: float = Field(
+        default=0.15, ge=0, lt=0.5, description="Share of answers turned round in half of them"
+    )
 
 
 class Stage(Strict):
