@@ -130,7 +130,7 @@ class TreePlan:
 
     def to(self, device: torch.device | str) -> TreePlan:
         """Move all tensors."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), torch.Tensor)

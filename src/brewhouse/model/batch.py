@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,12 +39,8 @@ class TreeBatch:
 
     def to(self, device: torch.device | str) -> TreeBatch:
         """Move all tensors."""
-        return TreeBatch(
-            **{
-                k: v.to(device) if isinstance(v, TreePlan) else v.to(device, non_blocking=True)
-                for k, v in vars(self).items()
-            }
-        )
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items()}
+        return TreeBatch(**moved)
 
 
 def collate(

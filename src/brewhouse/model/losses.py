@@ -62,5 +62,4 @@ def chunked_cross_entropy(
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
         return torch.as_tensor(LigerFusedLinearCrossEntropyLoss()(weight_VD, states_MD, target_M))
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(states_MD, weight_VD, target_M)
-    return loss
+    return torch.as_tensor(_ChunkedCrossEntropy.apply(states_MD, weight_VD, target_M))  # type: ignore[no-untyped-call]

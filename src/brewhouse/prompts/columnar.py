@@ -8,6 +8,7 @@ of evidence (interactions and profile versions, in order of becoming known), W t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -111,13 +112,12 @@ class ColumnarBuilder:
             session = t.log.session[row]
             new = (np.diff(session, prepend=-1) != 0) | (np.diff(place, prepend=-1) != 0)
             firsts = np.flatnonzero(new).tolist()
-            windows, of = [], place[firsts].tolist()
-            mine: tuple[int, MemberWindows | None] = (-1, None)
+            windows: list[Window] = []
+            of = place[firsts].tolist()
+            cached = lru_cache(maxsize=1)(partial(MemberWindows, table, voice=voice))
             for m, first, last in zip(of, firsts, [*firsts[1:], len(row)], strict=True):
-                if mine[0] != m or mine[1] is None:
-                    mine = (m, MemberWindows(table, m, voice))
                 known = int(leaves["branch"][first])
-                windows.append(mine[1].request(known, first=first, last=last))
+                windows.append(cached(m).request(known, first=first, last=last))
             yield self._assemble(table, voice, windows, of, leaves, at_end=True)
 
     def _groups(self, members: np.ndarray) -> Iterator[tuple[VoicePieces, np.ndarray]]:

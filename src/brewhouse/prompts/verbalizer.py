@@ -28,7 +28,8 @@ class Verbalizer:
         """
         self.domain = domain
         self.style = domain.prompt.styles[style or domain.style]
-        self._members, self._items = {}, {}
+        self._members: Mapping[str, Quantiles] = {}
+        self._items: Mapping[str, Quantiles] = {}
         if numbers is not None and self.style.numbers == "words":
             self._members, self._items = numbers.members, numbers.items
         self._age = _limits(domain.time.age)

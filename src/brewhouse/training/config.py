@@ -13,16 +13,19 @@ from brewhouse.files import read_json
 
 
 class PrimerSpec(Strict):
-    """Made-up histories in which answers depend on a repeated key. Sequences differ in difficulty."""
+    """Made-up histories in which answers depend on a repeated key."""
 
-    keys: int = Field(default=8, ge=2, description="Most keys of a sequence; the least are 2")
+    keys: int = Field(default=2, ge=2, description="Keys of a sequence")
     words: int = Field(
-        default=64, ge=4, description="Words that keys are drawn from: the commonest of the domain"
+        default=16, ge=4, description="Words that keys are drawn from: the commonest of the domain"
     )
-    events: int = Field(default=24, ge=2, description="Events of a sequence")
-    fillers: int = Field(default=1, ge=0, description="Most random words in front of a key")
-    noise: float = Field(
-        default=0.15, ge=0, lt=0.5, description="Share of answers turned round in half of them"
+    events: int = Field(default=16, ge=2, description="Events of a sequence")
+    fillers: int = Field(default=1, ge=0, description="Random words in front of a key")
+    noise: float = Field(default=0.0, ge=0, lt=0.5, description="Share of answers turned round")
+    mixed: bool = Field(
+        default=False,
+        description="Whether sequences differ in difficulty: from two keys, no fillers and no "
+        "noise up to what is given",
     )
 
 
@@ -45,6 +48,11 @@ class Stage(Strict):
         "learned from sooner",
     )
     tokens: int = Field(gt=0, description="Token budget over all ranks")
+    until: float | None = Field(
+        default=None,
+        gt=0,
+        description="End the stage before its budget once the mean loss of 50 steps is below this",
+    )
     lr: float = Field(gt=0, description="Peak learning rate")
     decay: bool = Field(
         default=True, description="Cosine decay to a twentieth of lr; else lr is held after warm-up"

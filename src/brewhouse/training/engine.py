@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from brewhouse.training.primer import PrimerStream
 from brewhouse.training.progress import Progress
 from brewhouse.training.stream import TreeStream
 
+_STEADY = 50
+"""Steps over which a stage's loss must be low for it to end early."""
 RETRY_EXIT_CODE = 75
 """EX_TEMPFAIL: stopped by a signal with a checkpoint written; start again to go on."""
 
@@ -118,6 +121,7 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
         stream = self._stream(stage)
+        recent: deque[float] = deque(maxlen=_STEADY)
         for trees, tokens in stream(skip=self.state["groups"]):
             share = self.state["tokens"] / stage.tokens
             if share >= 1:
@@ -144,6 +148,11 @@ class Trainer:
             if self._asked_to_stop():
                 self._save()
                 raise Preempted
+            recent.append(self._mean_over_ranks(loss))
+            if stage.until and len(recent) == _STEADY and sum(recent) / _STEADY < stage.until:
+                if self.rank == 0:
+                    print(f"train: {stage.name} reached loss {stage.until}", flush=True)
+                return
             if self.state["step"] % self.config.checkpoint_steps == 0:
                 self._save()
 
@@ -190,6 +199,13 @@ class Trainer:
         self.engine.backward(total)
         self.engine.step()
         return float(loss.detach()), int(count), extra
+
+    def _mean_over_ranks(self, loss: float) -> float:
+        if self.world == 1:
+            return loss
+        mean = torch.tensor(loss, device=self.device)
+        dist.all_reduce(mean, op=dist.ReduceOp.SUM)
+        return float(mean) / self.world
 
     def _asked_to_stop(self) -> bool:
         flag = self._stop.clone()

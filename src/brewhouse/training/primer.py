@@ -88,13 +88,13 @@ class PrimerStream:
             tokens += len(tree)
 
     def _sequence(self, rng: np.random.Generator) -> TokenTree:
-        """A sequence of a difficulty of its own, so that there are always easy ones to begin with.
-
-        Draws the number of keys (few more often than many), fillers, and whether there is noise.
-        """
+        """One sequence; a mixed one draws its number of keys, its fillers and its noise."""
         spec = self.spec
-        keys = int(np.exp(rng.uniform(np.log(2), np.log(spec.keys + 1))))
-        noise = spec.noise * rng.integers(2)
+        keys, fillers, noise = spec.keys, spec.fillers, spec.noise
+        if spec.mixed:
+            keys = int(np.exp(rng.uniform(np.log(2), np.log(keys + 1))))
+            fillers = int(rng.integers(fillers + 1))
+            noise *= int(rng.integers(2))
         keys_K = rng.choice(self.words, min(keys, len(self.words)), replace=False)
         # Half of the keys say yes, so that a sequence's mean tells nothing about any of them.
         yes_K = rng.permutation(len(keys_K)) % 2
@@ -102,7 +102,7 @@ class PrimerStream:
         said_E = np.where(rng.random(spec.events) < noise, 1 - yes_K[pick_E], yes_K[pick_E])
         runs = -(-spec.events // _RUN)
         asked_E = np.repeat(rng.integers(len(self.heads), size=runs), _RUN)[: spec.events]
-        filler_E = rng.choice(self.words, (spec.events, int(rng.integers(spec.fillers + 1))))
+        filler_E = rng.choice(self.words, (spec.events, fillers))
         tokens: list[int] = [self.begin, *rng.choice(self.words, _OPENING).tolist()]
         for event in range(spec.events):
             asked = int(asked_E[event])
