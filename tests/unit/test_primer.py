@@ -31,7 +31,7 @@ def stream(linkedin: DomainFolder, tokenizer: PromptTokenizer, **changes: object
 def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
     linkedin: DomainFolder, tokenizer: PromptTokenizer
 ) -> None:
-    one = stream(linkedin, tokenizer, noise=0.0, events=16)
+    one = stream(linkedin, tokenizer, events=16)
     sides = {int(t): side for row in one.sides for side, t in enumerate(row.tolist())}
     trees, _ = next(one())
     meaning: dict[int, set[int]] = {}
@@ -45,6 +45,17 @@ def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
         for key, side in said.items():
             meaning.setdefault(key, set()).add(side)
     assert any(len(found) == 2 for found in meaning.values())
+
+
+def test_it_grows_harder(linkedin: DomainFolder, tokenizer: PromptTokenizer) -> None:
+    one = stream(linkedin, tokenizer, keys=4, events=16)
+    lengths = []
+    for level in (0, 1, 2):
+        one.level = level
+        lengths.append(len(next(one(skip=5))[0][0]))
+        assert one.grown == (level == 2)
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[2]
 
 
 def test_surfaces_held_out_never_stand_in_it(

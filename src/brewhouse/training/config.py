@@ -13,19 +13,16 @@ from brewhouse.files import read_json
 
 
 class PrimerSpec(Strict):
-    """Made-up histories in which answers depend on a repeated key."""
+    """Made-up histories in which answers hang on a repeated key; they grow harder by themselves."""
 
-    keys: int = Field(default=2, ge=2, description="Keys of a sequence")
+    keys: int = Field(default=8, ge=2, le=16, description="Most keys of a sequence; begins with 2")
     words: int = Field(
-        default=16, ge=4, description="Words that keys are drawn from: the commonest of the domain"
+        default=16, ge=16, description="Words that keys are drawn from: the commonest of the domain"
     )
-    events: int = Field(default=16, ge=2, description="Events of a sequence")
+    events: int = Field(default=16, ge=2, description="Events of a sequence of two keys")
     fillers: int = Field(default=1, ge=0, description="Random words in front of a key")
-    noise: float = Field(default=0.0, ge=0, lt=0.5, description="Share of answers turned round")
-    mixed: bool = Field(
-        default=False,
-        description="Whether sequences differ in difficulty: from two keys, no fillers and no "
-        "noise up to what is given",
+    grow_below: float = Field(
+        default=0.36, gt=0, description="A key more once the mean loss of 50 steps is below this"
     )
 
 
@@ -47,11 +44,8 @@ class Stage(Strict):
         description="Cut trunks after so many tokens, with the leaves beyond: short histories are "
         "learned from sooner",
     )
-    tokens: int = Field(gt=0, description="Token budget over all ranks")
-    until: float | None = Field(
-        default=None,
-        gt=0,
-        description="End the stage before its budget once the mean loss of 50 steps is below this",
+    tokens: int = Field(
+        gt=0, description="Token budget over all ranks; a primer ends when all its keys are learned"
     )
     lr: float = Field(gt=0, description="Peak learning rate")
     decay: bool = Field(

@@ -30,7 +30,7 @@ from brewhouse.training.progress import Progress
 from brewhouse.training.stream import TreeStream
 
 _STEADY = 50
-"""Steps over which a stage's loss must be low for it to end early."""
+"""Steps over which a primer's loss must be low for it to grow harder."""
 RETRY_EXIT_CODE = 75
 """EX_TEMPFAIL: stopped by a signal with a checkpoint written; start again to go on."""
 
@@ -50,7 +50,14 @@ class Trainer:
         self.device = _start_distributed()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.engine = self._build_engine()
-        self.state: dict[str, Any] = {"stage": 0, "groups": 0, "tokens": 0, "step": 0}
+        self.state: dict[str, Any] = {
+            "stage": 0,
+            "groups": 0,
+            "tokens": 0,
+            "step": 0,
+            "level": 0,
+        }
+        self._recent: deque[float] = deque(maxlen=_STEADY)
         self._stop = torch.zeros(1, device=self.device)
         signal.signal(signal.SIGTERM, lambda *_: self._stop.fill_(1))
 
@@ -62,7 +69,7 @@ class Trainer:
             for index, stage in enumerate(self.config.stages):
                 if index >= self.state["stage"]:
                     self._run_stage(stage, progress)
-                    self.state |= {"stage": index + 1, "groups": 0, "tokens": 0}
+                    self.state |= {"stage": index + 1, "groups": 0, "tokens": 0, "level": 0}
                     self._save()
         finally:
             if progress:
@@ -121,7 +128,6 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
         stream = self._stream(stage)
-        recent: deque[float] = deque(maxlen=_STEADY)
         for trees, tokens in stream(skip=self.state["groups"]):
             share = self.state["tokens"] / stage.tokens
             if share >= 1:
@@ -148,10 +154,7 @@ class Trainer:
             if self._asked_to_stop():
                 self._save()
                 raise Preempted
-            recent.append(self._mean_over_ranks(loss))
-            if stage.until and len(recent) == _STEADY and sum(recent) / _STEADY < stage.until:
-                if self.rank == 0:
-                    print(f"train: {stage.name} reached loss {stage.until}", flush=True)
+            if isinstance(stream, PrimerStream) and self._primed(stream, loss):
                 return
             if self.state["step"] % self.config.checkpoint_steps == 0:
                 self._save()
@@ -165,7 +168,8 @@ class Trainer:
         }
         if stage.primer is not None:
             manifest = self.manifest
-            return PrimerStream(
+            self._recent.clear()
+            stream = PrimerStream(
                 stage.primer,
                 self.tokenizer,
                 manifest.book,
@@ -173,6 +177,8 @@ class Trainer:
                 surfaces=manifest.surfaces,
                 **options,
             )
+            stream.level = self.state["level"]
+            return stream
         folder = self.config.data / stage.shards
         return TreeStream(folder, max_trunk=stage.max_trunk, **options)
 
@@ -199,6 +205,24 @@ class Trainer:
         self.engine.backward(total)
         self.engine.step()
         return float(loss.detach()), int(count), extra
+
+    def _primed(self, stream: PrimerStream, loss: float) -> bool:
+        """Make the primer harder when its loss has been low; whether it can grow no more."""
+        self._recent.append(self._mean_over_ranks(loss))
+        mean = sum(self._recent) / len(self._recent)
+        if len(self._recent) < _STEADY or mean >= stream.spec.grow_below:
+            return False
+        self._recent.clear()
+        if stream.grown:
+            return True
+        stream.level += 1
+        self.state["level"] = stream.level
+        if self.rank == 0:
+            print(
+                f"train: loss {mean:.3f}, so histories of {stream.level + 2} keys from here",
+                flush=True,
+            )
+        return False
 
     def _mean_over_ranks(self, loss: float) -> float:
         if self.world == 1:

@@ -25,10 +25,17 @@ _OPENING = 6
 """Random words in front, where a real prompt tells the profile."""
 _RUN = 4
 """Events in a row on one surface, as in a session."""
+_LONGER = 2
+"""Events that a sequence gains with each key."""
 
 
 class PrimerStream:
-    """An endless stream of groups of batches, one batch a rank, like `TreeStream`."""
+    """An endless stream of groups of batches, one batch a rank, like `TreeStream`.
+
+    Attributes:
+        level: How many keys more than two a sequence may have; raised by whoever trains when the
+            loss is low. Many keys from the start are never learned.
+    """
 
     def __init__(
         self,
@@ -65,8 +72,14 @@ class PrimerStream:
         self.tail = _encode(tokenizer, markup.answer_next())
         # The first answer of a question says no, its second yes.
         self.sides = np.array([answers[i][:2] for i in asked], np.int32)
+        self.level = 0
         self.batch_tokens, self.seed = batch_tokens, seed
         self.rank, self.world = rank, world
+
+    @property
+    def grown(self) -> bool:
+        """Whether sequences have as many keys as they shall."""
+        return self.level >= self.spec.keys - 2
 
     def __call__(self, *, skip: int = 0) -> Iterator[tuple[list[TokenTree], int]]:
         """Yield this rank's batch and the tokens of all ranks' batches, after `skip` groups."""
@@ -88,29 +101,25 @@ class PrimerStream:
             tokens += len(tree)
 
     def _sequence(self, rng: np.random.Generator) -> TokenTree:
-        """One sequence; a mixed one draws its number of keys, its fillers and its noise."""
+        """One sequence of two keys up to as many as the level allows."""
         spec = self.spec
-        keys, fillers, noise = spec.keys, spec.fillers, spec.noise
-        if spec.mixed:
-            keys = int(np.exp(rng.uniform(np.log(2), np.log(keys + 1))))
-            fillers = int(rng.integers(fillers + 1))
-            noise *= int(rng.integers(2))
-        keys_K = rng.choice(self.words, min(keys, len(self.words)), replace=False)
+        events = spec.events + _LONGER * self.level
+        keys = int(rng.integers(2, 3 + self.level))
+        keys_K = rng.choice(self.words, keys, replace=False)
         # Half of the keys say yes, so that a sequence's mean tells nothing about any of them.
-        yes_K = rng.permutation(len(keys_K)) % 2
-        pick_E = rng.integers(len(keys_K), size=spec.events)
-        said_E = np.where(rng.random(spec.events) < noise, 1 - yes_K[pick_E], yes_K[pick_E])
-        runs = -(-spec.events // _RUN)
-        asked_E = np.repeat(rng.integers(len(self.heads), size=runs), _RUN)[: spec.events]
-        filler_E = rng.choice(self.words, (spec.events, fillers))
+        yes_K = rng.permutation(np.arange(keys) % 2)
+        pick_E = rng.integers(keys, size=events)
+        runs = -(-events // _RUN)
+        asked_E = np.repeat(rng.integers(len(self.heads), size=runs), _RUN)[:events]
+        filler_E = rng.choice(self.words, (events, spec.fillers))
         tokens: list[int] = [self.begin, *rng.choice(self.words, _OPENING).tolist()]
-        for event in range(spec.events):
+        for event in range(events):
             asked = int(asked_E[event])
             tokens += self.heads[asked]
             tokens += filler_E[event].tolist()
             tokens.append(int(keys_K[pick_E[event]]))
             tokens += self.tail
-            tokens.append(int(self.sides[asked, said_E[event]]))
+            tokens.append(int(self.sides[asked, yes_K[pick_E[event]]]))
         return TokenTree.of_trunk(np.array(tokens, np.int32))
 
 
