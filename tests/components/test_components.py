@@ -67,7 +67,7 @@ def test_every_folder_is_packaged() -> None:
         for path in base.rglob("__init__.py")
     } | {
         f"brewhouse.{path.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
-        for top in ("components", "pipelines", "monitoring")
+        for top in ("components", "models", "pipelines", "monitoring")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert listed == on_disk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from brewhouse.model.shipped import shipped_models
 from brewhouse.model.sizes import FROM_SCRATCH
 
 BASE = "linkedin-tiny"
@@ -14,7 +15,7 @@ def scratch(*, recall: int, trunks: int, finetune: int) -> list[dict[str, Any]]:
     """Stages of a model without a past: it must first learn to read labelled history.
 
     Args:
-        recall: Tokens of made-up histories.
+        recall: Tokens of made-up histories at most; they end when they are learned.
         trunks: Tokens of action words along trunks.
         finetune: Tokens of questions.
     """
@@ -54,7 +55,7 @@ PLANS: dict[str, dict[str, Any]] = {
 def stages(model: str, tokens: int) -> list[dict[str, Any]]:
     """Training stages for a model and a budget of fine-tuning tokens."""
     if model in FROM_SCRATCH:
-        recall = min(6_000_000, max(1, tokens // 2))
+        recall = min(12_000_000, max(1, tokens))
         return scratch(recall=recall, trunks=max(1, tokens // 3), finetune=tokens)
     return tune(finetune=tokens)
 
@@ -63,6 +64,8 @@ def plan(preset: str, *, size: str | None, train_tokens: int | None) -> dict[str
     """Pipeline arguments of a preset, with the user's overrides."""
     found = PLANS.get(preset, PLANS[""])
     model = size or found["model"]
+    if model == BASE and BASE not in shipped_models():
+        model = "tiny"
     options = {"model": model, "batch_tokens": 4096, **found.get("options", {})}
     options["stages"] = stages(model, train_tokens or found["tokens"])
     return {
