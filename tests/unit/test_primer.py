@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from brewhouse.data.snapshot import Snapshot
+from brewhouse.data.timelines import build_timelines, log_from_table
+from brewhouse.domains.linkedin.vocabulary import AREA_NAMES
 from brewhouse.domains.loader import DomainFolder
-from brewhouse.errors import ConfigError
+from brewhouse.errors import ConfigError, TrainingError
+from brewhouse.prompts.builder import TreeBuilder, tokenized, voices
 from brewhouse.prompts.questions import answer_tokens, build_questions
+from brewhouse.prompts.shards import write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.tasks.suite import load_suite
 from brewhouse.training.config import PrimerSpec, parse_train_config
 from brewhouse.training.primer import PrimerStream
 
 
-def stream(linkedin: DomainFolder, tokenizer: PromptTokenizer, **changes: object) -> PrimerStream:
+@pytest.fixture(scope="module")
+def trunks(
+    linkedin: DomainFolder, tiny: Snapshot, tokenizer: PromptTokenizer, tmp_path_factory
+) -> Path:
+    """Pre-training trunks of one shard, in the style that is served."""
+    spec, style = linkedin.domain, linkedin.domain.style
+    prompt = spec.prompt.model_copy(update={"styles": {style: spec.prompt.styles[style]}})
+    spec = spec.model_copy(update={"prompt": prompt})
+    told = voices(
+        spec,
+        load_suite(linkedin),
+        tokenizer,
+        items=tiny.read("items"),
+        members=tiny.read("members"),
+    )
+    log = log_from_table(tiny.read("interactions", shards=[0]))
+    timelines = build_timelines(log, history_surfaces=spec.history_surfaces)
+    builder = TreeBuilder(domain=spec, voices=told)
+    folder = tmp_path_factory.mktemp("cpt")
+    trees = builder.documents(timelines, known_by=int(log.shown_at.max()))
+    write_trees(folder / "shard-0000.parquet", tokenized(trees, tokenizer))
+    return folder
+
+
+def stream(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, **changes: object
+) -> PrimerStream:
     book = build_questions(linkedin.domain, load_suite(linkedin))
     options: dict = {"batch_tokens": 2000, "seed": 3, "rank": 0, "world": 1}
     spec = {k: v for k, v in changes.items() if k not in options}
@@ -24,14 +57,15 @@ def stream(linkedin: DomainFolder, tokenizer: PromptTokenizer, **changes: object
         book,
         answer_tokens(book, tokenizer.markup, tokenizer.encode),
         surfaces=linkedin.domain.training_surfaces,
+        shards=trunks,
         **(options | {k: v for k, v in changes.items() if k in options}),
     )
 
 
 def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
-    linkedin: DomainFolder, tokenizer: PromptTokenizer
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path
 ) -> None:
-    one = stream(linkedin, tokenizer, events=16)
+    one = stream(linkedin, tokenizer, trunks, events=16)
     sides = {int(t): side for row in one.sides for side, t in enumerate(row.tolist())}
     trees, _ = next(one())
     meaning: dict[int, set[int]] = {}
@@ -47,8 +81,8 @@ def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
     assert any(len(found) == 2 for found in meaning.values())
 
 
-def test_it_grows_harder(linkedin: DomainFolder, tokenizer: PromptTokenizer) -> None:
-    one = stream(linkedin, tokenizer, keys=4, events=16)
+def test_it_grows_harder(linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path) -> None:
+    one = stream(linkedin, tokenizer, trunks, keys=4, events=16)
     lengths = []
     for level in (0, 1, 2):
         one.level = level
@@ -58,27 +92,40 @@ def test_it_grows_harder(linkedin: DomainFolder, tokenizer: PromptTokenizer) -> 
     assert lengths[0] < lengths[2]
 
 
+def test_keys_are_the_words_in_front_of_answers(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, tmp_path: Path
+) -> None:
+    one = stream(linkedin, tokenizer, trunks, keys=2, words=4)
+    assert len(one.words) == 4
+    areas = set(AREA_NAMES)
+    assert {tokenizer.decode([int(w)]).strip() for w in one.words} <= areas
+    with pytest.raises(TrainingError, match="no token shards in"):
+        stream(linkedin, tokenizer, tmp_path)
+    with pytest.raises(TrainingError, match="words stand in front of answers; lower keys"):
+        stream(linkedin, tokenizer, trunks, keys=16, words=8)
+
+
 def test_surfaces_held_out_never_stand_in_it(
-    linkedin: DomainFolder, tokenizer: PromptTokenizer
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path
 ) -> None:
     text = "".join(
-        tokenizer.decode(tree.tokens_T) for tree in next(stream(linkedin, tokenizer)())[0]
+        tokenizer.decode(tree.tokens_T) for tree in next(stream(linkedin, tokenizer, trunks)())[0]
     )
     for name, surface in linkedin.domain.surfaces.items():
         assert (f"<{surface.word}>" in text) <= (name in linkedin.domain.training_surfaces)
     assert "<feed>" in text
 
 
-def test_resume_and_ranks(linkedin: DomainFolder, tokenizer: PromptTokenizer) -> None:
-    whole = stream(linkedin, tokenizer, world=2)
+def test_resume_and_ranks(linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path) -> None:
+    whole = stream(linkedin, tokenizer, trunks, world=2)
     source = whole()
     second = [next(source) for _ in range(3)][2]
-    resumed = next(stream(linkedin, tokenizer, world=2)(skip=2))
+    resumed = next(stream(linkedin, tokenizer, trunks, world=2)(skip=2))
     assert second[1] == resumed[1]
     assert all(
         np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(second[0], resumed[0], strict=True)
     )
-    other = next(stream(linkedin, tokenizer, world=2, rank=1)(skip=2))[0]
+    other = next(stream(linkedin, tokenizer, trunks, world=2, rank=1)(skip=2))[0]
     assert not np.array_equal(other[0].tokens_T, resumed[0][0].tokens_T)
 
 

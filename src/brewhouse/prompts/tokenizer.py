@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from brewhouse.errors import PromptError
 from brewhouse.prompts.markup import MARKUPS, Markup, Segment
 
@@ -73,17 +71,6 @@ class PromptTokenizer:
             segment.text, add_special_tokens=False, split_special_tokens=not segment.is_mark
         )["input_ids"]
         return tuple(int(i) for i in ids)
-
-    def word_ids(self) -> np.ndarray:
-        """Ids of tokens that begin a word of letters and are no marks, int32, ascending."""
-        found = [
-            index
-            for text, index in self.tokenizer.get_vocab().items()
-            if index not in self._marks.values() and self.decode([index])[1:].isalpha()
-            if self.decode([index]).startswith(" ")
-            if text
-        ]
-        return np.array(sorted(found), np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids."""

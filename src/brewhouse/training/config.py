@@ -17,7 +17,10 @@ class PrimerSpec(Strict):
 
     keys: int = Field(default=8, ge=2, le=16, description="Most keys of a sequence; begins with 2")
     words: int = Field(
-        default=16, ge=16, description="Words that keys are drawn from: the commonest of the domain"
+        default=16,
+        ge=2,
+        description="Words that keys are drawn from: those that most often stand "
+        "in front of answers in trunks",
     )
     events: int = Field(default=16, ge=2, description="Events of a sequence of two keys")
     fillers: int = Field(default=1, ge=0, description="Random words in front of a key")

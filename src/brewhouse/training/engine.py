@@ -175,6 +175,7 @@ class Trainer:
                 manifest.book,
                 manifest.answers,
                 surfaces=manifest.surfaces,
+                shards=self.config.data / "cpt",
                 **options,
             )
             stream.level = self.state["level"]

@@ -3,8 +3,9 @@
 Whether a small decoder ever starts to read its history is a matter of a phase change (Olsson et
 al., arXiv:2209.11895): as long as other clues lower the loss a little, nothing pushes it there.
 These sequences have no other clue. Every sequence binds some keys to a yes or a no of its own;
-events show a key, between marks as in real prompts, and its answer. Needs no data: keys are drawn
-from the tokenizer's words, marks and answers are those of the run's questions.
+events show a key, between marks as in real prompts, and its answer. Keys are the tokens that most
+often stand in front of answers in the run's own histories, for what is learned of one word is not
+known of another; marks and answers are those of the run's questions.
 
 Suffixes: B sequences, E events, K keys.
 """
@@ -12,9 +13,12 @@ Suffixes: B sequences, E events, K keys.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
+from brewhouse.errors import TrainingError
 from brewhouse.prompts.markup import Markup, Segment
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.tokenizer import PromptTokenizer
@@ -45,6 +49,7 @@ class PrimerStream:
         answers: list[list[int]],
         *,
         surfaces: Container[str],
+        shards: Path,
         batch_tokens: int,
         seed: int,
         rank: int = 0,
@@ -54,17 +59,17 @@ class PrimerStream:
 
         Args:
             spec: How hard the sequences are.
-            tokenizer: Gives words and marks.
+            tokenizer: Gives marks.
             book: The run's questions.
             answers: First token of every answer of every question.
             surfaces: Surfaces that training may see; questions of others are left out.
+            shards: Trunks from which words are counted.
             batch_tokens: Tokens of a rank's batch at most.
             seed: Seed of the sequences.
             rank: This process.
             world: Number of processes.
         """
         self.spec, self.begin = spec, tokenizer.begin
-        self.words = tokenizer.word_ids()[: spec.words]
         markup: Markup = tokenizer.markup
         asked = [i for i, q in enumerate(book.questions) if q.surface in surfaces]
         words = [book.questions[i].word for i in asked]
@@ -72,6 +77,14 @@ class PrimerStream:
         self.tail = _encode(tokenizer, markup.answer_next())
         # The first answer of a question says no, its second yes.
         self.sides = np.array([answers[i][:2] for i in asked], np.int32)
+        tails = len(self.tail)
+        self.words, self.fillers = _words_before_answers(shards, answers, tails, spec.words)
+        if len(self.words) < spec.keys:
+            msg = (
+                f"{shards}: {len(self.words)} words stand in front of answers; lower keys of the "
+                f"primer ({spec.keys})"
+            )
+            raise TrainingError(msg)
         self.level = 0
         self.batch_tokens, self.seed = batch_tokens, seed
         self.rank, self.world = rank, world
@@ -111,8 +124,8 @@ class PrimerStream:
         pick_E = rng.integers(keys, size=events)
         runs = -(-events // _RUN)
         asked_E = np.repeat(rng.integers(len(self.heads), size=runs), _RUN)[:events]
-        filler_E = rng.choice(self.words, (events, spec.fillers))
-        tokens: list[int] = [self.begin, *rng.choice(self.words, _OPENING).tolist()]
+        filler_E = rng.choice(self.fillers, (events, spec.fillers))
+        tokens: list[int] = [self.begin, *rng.choice(self.fillers, _OPENING).tolist()]
         for event in range(events):
             asked = int(asked_E[event])
             tokens += self.heads[asked]
@@ -121,6 +134,25 @@ class PrimerStream:
             tokens += self.tail
             tokens.append(int(self.sides[asked, yes_K[pick_E[event]]]))
         return TokenTree.of_trunk(np.array(tokens, np.int32))
+
+
+def _words_before_answers(
+    shards: Path, answers: list[list[int]], tail: int, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The commonest tokens in front of answers, and those that stand in front of them, int32."""
+    file = sorted(shards.glob("*.parquet"))
+    if not file:
+        msg = f"no token shards in {shards}; run the verbalize step first"
+        raise TrainingError(msg)
+    table = pq.ParquetFile(file[0]).read_row_group(0, columns=["tokens"])
+    tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
+    ids = np.unique([token for row in answers for token in row])
+    at = np.flatnonzero(np.isin(tokens, ids))
+    at = at[at >= tail + 2] - 1 - tail
+    words, count = np.unique(tokens[at], return_counts=True)
+    words = words[np.argsort(-count, kind="stable")][:most].astype(np.int32)
+    before = np.unique(tokens[at[np.isin(tokens[at], words)] - 1]).astype(np.int32)
+    return words, before
 
 
 def _encode(tokenizer: PromptTokenizer, segments: tuple[Segment, ...]) -> list[int]:
