@@ -89,9 +89,19 @@ def test_the_evidence_of_a_run(finished) -> None:
     assert len(results["tasks"]) == 35
     assert {c["name"]: c["passed"] for c in results["checks"]} == {
         "leaf_parity": True,
+        "cost": True,
         "canary": True,
         "point_in_time": True,
     }
+    probes = {(p["kind"], p["name"]) for p in results["probes"]}
+    assert {
+        ("history", "newest_0"),
+        ("history", "shuffled_labels"),
+        ("style", "held_out"),
+    } <= probes
+    report = (out / "evidence" / "report.html").read_text()
+    assert "Does it read its history?" in report
+    assert "<th>regret</th>" in report
     scorers = results["tasks"][0]["scorers"]
     assert {"ranker", "popularity", "lightgbm", "oracle", "oracle_without_history"} <= set(scorers)
     lineage = read_json(out / "evidence" / "lineage.json")["steps"]
