@@ -66,7 +66,7 @@ def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
     linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path
 ) -> None:
     one = stream(linkedin, tokenizer, trunks, events=16)
-    sides = {int(t): side for row in one.sides for side, t in enumerate(row.tolist())}
+    sides = {int(t): int(i > 0) for row in one.answers for i, t in enumerate(row.tolist())}
     trees, _ = next(one())
     meaning: dict[int, set[int]] = {}
     for tree in trees:

@@ -75,8 +75,8 @@ class PrimerStream:
         words = [book.questions[i].word for i in asked]
         self.heads = [_encode(tokenizer, markup.item(word, None, None)) for word in words]
         self.tail = _encode(tokenizer, markup.answer_next())
-        # The first answer of a question says no, its second yes.
-        self.sides = np.array([answers[i][:2] for i in asked], np.int32)
+        # The first answer of a question says no, any other yes.
+        self.answers = [np.array(answers[i], np.int32) for i in asked]
         tails = len(self.tail)
         self.words, self.fillers = _words_before_answers(shards, answers, tails, spec.words)
         if len(self.words) < spec.keys:
@@ -132,7 +132,8 @@ class PrimerStream:
             tokens += filler_E[event].tolist()
             tokens.append(int(keys_K[pick_E[event]]))
             tokens += self.tail
-            tokens.append(int(self.sides[asked, yes_K[pick_E[event]]]))
+            said = self.answers[asked]
+            tokens.append(int(rng.choice(said[1:]) if yes_K[pick_E[event]] else said[0]))
         return TokenTree.of_trunk(np.array(tokens, np.int32))
 
 
