@@ -22,14 +22,14 @@ def scratch(*, recall: int, trunks: int, finetune: int) -> list[dict[str, Any]]:
     held: dict[str, Any] = {"loss": "actions", "decay": False}
     return [
         {"name": "recall", "primer": {}, "tokens": recall, "lr": 4e-3, **held},
-        {"name": "trunks", "shards": "cpt", "tokens": trunks, "lr": 3e-3, **held},
-        _finetune(finetune, lr=3e-3),
+        {"name": "trunks", "shards": "cpt", "tokens": trunks, "lr": 1e-3, **held},
+        _finetune(finetune, lr=1e-3),
     ]
 
 
 def tune(*, finetune: int) -> list[dict[str, Any]]:
     """Stages of a model that can read histories already: questions alone."""
-    return [_finetune(finetune, lr=1.5e-3)]
+    return [_finetune(finetune, lr=1e-3)]
 
 
 def _finetune(tokens: int, *, lr: float) -> dict[str, Any]:

@@ -25,7 +25,10 @@ class PrimerSpec(Strict):
     events: int = Field(default=16, ge=2, description="Events of a sequence of two keys")
     fillers: int = Field(default=1, ge=0, description="Random words in front of a key")
     grow_below: float = Field(
-        default=0.36, gt=0, description="A key more once the mean loss of 50 steps is below this"
+        default=0.9,
+        gt=0,
+        description="A key more once the mean loss of 50 steps is below this; a yes may be any of "
+        "several answers, so it does not go to nought",
     )
 
 
