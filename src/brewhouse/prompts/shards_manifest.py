@@ -23,8 +23,8 @@ class ShardsManifest:
         domain: Name and digest of the domain's YAML.
         snapshot: Digest of the snapshot.
         split: The temporal split.
-        surfaces: Surfaces that occur in trunks or leaves of training.
-        tasks: Key of every task that was trained.
+        surfaces: Surfaces that occur in trunks or leaves of training, that of `base` included.
+        tasks: Key of every task that was trained, likewise.
         last_known: Latest moment (ISO, UTC) at which any training evidence or label became known.
         first_test: Earliest moment at which a test row was shown, empty without test rows.
         counts: Trees, leaves, tokens, members, and what was removed and why.
@@ -33,6 +33,7 @@ class ShardsManifest:
         history: Event and token limits of a trunk.
         style: Style of test prompts and serving.
         numbers: Quantiles by which numbers are told as words.
+        base: Snapshot of the model that training starts from, empty for none.
     """
 
     FILE: ClassVar[str] = "manifest.json"
@@ -50,6 +51,7 @@ class ShardsManifest:
     history: dict[str, int]
     style: str
     numbers: NumberWords
+    base: str = ""
 
     def write(self, folder: Path) -> None:
         """Write the manifest; its presence marks the shards as complete."""

@@ -123,6 +123,7 @@ def run(
             book=book,
             answers=answers,
             numbers=numbers,
+            base=_base(model),
         )
     publish({"prompts.json": shards_out / ShardsManifest.FILE}, publish_to)
     note_lineage(
@@ -134,6 +135,12 @@ def run(
         },
     )
     return manifest
+
+
+def _base(model: str) -> ShardsManifest | None:
+    """What the model that training starts from was trained on, where it was one of ours."""
+    path = Path(locate(model)) / "prompts.json"
+    return ShardsManifest.read_file(path) if model not in SIZES and path.is_file() else None
 
 
 def _numbers(folder: DomainFolder, cut: Snapshot, split: TemporalSplit) -> NumberWords:
@@ -225,6 +232,7 @@ def _finish(
     book: QuestionBook,
     answers: list[list[int]],
     numbers: NumberWords,
+    base: ShardsManifest | None,
 ) -> ShardsManifest:
     """Join what shards wrote, prove the tiers, and write the manifest last."""
     spec = folder.domain
@@ -255,13 +263,16 @@ def _finish(
     # What was written, not what was meant: the proof of T2 rests on these.
     asked = {surface for p in parts for surface in p["asked_surfaces"]}
     told = {surface for p in parts for surface in p["told_surfaces"]}
-    trained = sorted(t.key for t in suite.tasks if t.surface in asked)
+    trained = {t.key for t in suite.tasks if t.surface in asked}
+    surfaces = asked | told
+    if base is not None:
+        trained, surfaces = trained | set(base.tasks), surfaces | set(base.surfaces)
     manifest = ShardsManifest(
         domain={"name": spec.name, "version": str(spec.version), "digest": folder.digest},
         snapshot=cut.digest,
         split=split.describe(),
-        surfaces=sorted(asked | told),
-        tasks=trained,
+        surfaces=sorted(surfaces),
+        tasks=sorted(trained),
         last_known=_iso(last),
         first_test=_iso(first),
         counts=totals,
@@ -270,6 +281,7 @@ def _finish(
         history={"max_events": spec.history.max_events, "max_tokens": spec.history.max_tokens},
         style=spec.style,
         numbers=numbers,
+        base=base.snapshot if base else "",
     )
     prove_tiers(manifest, suite.tasks)
     manifest.write(out)
