@@ -8,9 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brewhouse.model.attention import BACKENDS, Backend, TrunkCache, use_tree_attention
-from brewhouse.model.batch import collate
+from brewhouse.model import losses
+from brewhouse.model.attention import use_tree_attention
+from brewhouse.model.batch import TreeBatch, collate
 from brewhouse.model.build import build_decoder
+from brewhouse.model.plan import BACKENDS, Backend, TrunkCache
 from brewhouse.model.ranker import Ranker
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.tree import TokenTree
@@ -128,6 +130,42 @@ def test_a_kept_trunk_answers_like_a_whole_tree(
     assert apart(torch.from_numpy(whole.logits_NA), torch.from_numpy(parts.logits_NA)) < 1e-4
     # The meter: a trunk once and each leaf once, whole or in parts.
     assert whole.tokens == parts.tokens == tokens_needed([tree]) == len(tree)
+
+
+def test_parts_hold_no_more_than_they_may(ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass holds the trunk, or leaves up to the limit; never more, and few passes."""
+    tree = random_tree(2, trunk=20, leaves=12, longest=3)
+    scorer = Scorer(ranker, None, QuestionBook(questions=(), readings={}))  # type: ignore[arg-type]
+    passes: list[int] = []
+    run = scorer._run
+
+    def counted(batch: TreeBatch) -> tuple[np.ndarray, int]:
+        passes.append(len(batch.tokens_T))
+        return run(batch)
+
+    monkeypatch.setattr(scorer, "_run", counted)
+    scorer.score([tree], batch_tokens=8)
+    assert passes[0] == tree.trunk
+    assert max(passes[1:]) <= 8
+    assert len(passes) - 1 <= -(-(len(tree) - tree.trunk) // (8 - 3 + 1))
+
+
+def test_chunked_loss_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and both gradients, over several chunks with a last one that is not full."""
+    monkeypatch.setattr(losses, "CHUNK", 5)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(13, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 8, generator=generator, requires_grad=True)
+    target = torch.randint(0, 11, (13,), generator=generator)
+    found = []
+    for loss in (
+        losses.chunked_cross_entropy(states, weight, target) * 3,
+        torch.nn.functional.cross_entropy(states @ weight.T, target) * 3,
+    ):
+        found.append((loss.detach(), *torch.autograd.grad(loss, (states, weight))))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert float(losses.chunked_cross_entropy(states[:0], weight, target[:0])) == 0.0
 
 
 def test_a_kept_trunk_holds_one_pair_a_layer(ranker: Ranker) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brewhouse.errors import ModelError
-from brewhouse.model.attention import tree_mask
 from brewhouse.model.batch import collate
 from brewhouse.model.build import build_decoder
+from brewhouse.model.plan import tree_mask
 from brewhouse.model.ranker import Ranker, load_balance_loss
 from brewhouse.model.sizes import mixtral_config
 from brewhouse.prompts.questions import Question, QuestionBook, Reading

@@ -16,198 +16,16 @@ longest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
-from typing import Any, Literal, Self
+from functools import cache
+from typing import Any
 
-import numpy as np
 import torch
 from torch.nn import functional
 
-from brewhouse.prompts.tree import TRUNK, TokenTree
+from brewhouse.model.plan import TreePlan
 
-Backend = Literal["dense", "split", "flex"]
-BACKENDS: tuple[Backend, ...] = ("dense", "split", "flex")
 NAME = "brewhouse_tree"
 """Name under which transformers knows `tree_attention`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrunkCache:
-    """Keys and values of trunks, a pair a layer, each (B, H, P, D)."""
-
-    layers: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TreePlan:
-    """Where the tokens of a row stand in their trees. Tensors are int64.
-
-    Attributes:
-        backend: How attention is computed.
-        tree_T, owner_T, visible_T, local_T: Tree of each token, its leaf within the tree (`TRUNK`
-            in trunks), how many trunk tokens it sees, and its place in the tree.
-        trunk_BP: Row index of each trunk token; padded with any index.
-        leaf_BM: Row index of each leaf token of a tree; padded likewise.
-        branch_BM: How many trunk tokens each of those sees; at least 1.
-        own_NS: Row index of each token of a leaf; padded likewise.
-        real_NS: Which of those are no padding, bool.
-        slot_BM: Place of each leaf token in `own_NS`, flattened.
-        back_NS: Place of each leaf token in `leaf_BM`, flattened.
-        place_T: Place of each token in the trunks, then leaf tokens, flattened.
-        keep: Receives the trunks' keys and values.
-        reuse: Holds them; the row then holds leaves only.
-    """
-
-    backend: Backend
-    tree_T: torch.Tensor
-    owner_T: torch.Tensor
-    visible_T: torch.Tensor
-    local_T: torch.Tensor
-    trunk_BP: torch.Tensor
-    leaf_BM: torch.Tensor
-    branch_BM: torch.Tensor
-    own_NS: torch.Tensor
-    real_NS: torch.Tensor
-    slot_BM: torch.Tensor
-    back_NS: torch.Tensor
-    place_T: torch.Tensor
-    keep: TrunkCache | None = None
-    reuse: TrunkCache | None = None
-
-    @classmethod
-    def of(cls, trees: list[TokenTree], *, backend: Backend) -> Self:
-        """Plan a row that holds the tokens of `trees` one after another."""
-        sizes = np.array([len(tree) for tree in trees])
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        trunks = np.array([tree.trunk for tree in trees])
-        visible = np.concatenate([tree.visible_T() for tree in trees])
-        lengths = [tree.leaf_end_N - tree.leaf_start_N for tree in trees]
-        trunk_at, _ = _pad([s + np.arange(t) for s, t in zip(starts, trunks, strict=True)])
-        leaf_at, wide = _pad(
-            [s + np.arange(t, n) for s, t, n in zip(starts, trunks, sizes, strict=True)]
-        )
-        own_at, longest = _pad(
-            [
-                s + np.arange(a, e)
-                for s, tree in zip(starts, trees, strict=True)
-                for a, e in zip(tree.leaf_start_N, tree.leaf_end_N, strict=True)
-            ]
-        )
-        # Leaf tokens in row order are, tree by tree and leaf by leaf, those of both layouts.
-        flat_lengths = np.concatenate([*lengths, np.zeros(0, np.int64)]).astype(np.int64)
-        slot = np.repeat(np.arange(len(flat_lengths)) * longest, flat_lengths) + _within(
-            flat_lengths
-        )
-        back = np.repeat(np.arange(len(trees)) * wide, sizes - trunks) + _within(sizes - trunks)
-        slot_at = np.zeros(leaf_at.size, np.int64)
-        slot_at[back] = slot
-        back_at = np.zeros(own_at.size, np.int64)
-        back_at[slot] = back
-        real = np.zeros(own_at.size, np.bool_)
-        real[slot] = True
-        place = np.empty(int(sizes.sum()), np.int64)
-        in_trunk = np.concatenate([np.arange(len(tree)) < tree.trunk for tree in trees])
-        place[in_trunk] = np.repeat(np.arange(len(trees)) * trunk_at.shape[1], trunks) + _within(
-            trunks
-        )
-        place[~in_trunk] = trunk_at.size + back
-        return cls(
-            backend=backend,
-            tree_T=_tensor(np.repeat(np.arange(len(trees)), sizes)),
-            owner_T=_tensor(np.concatenate([tree.owner_T() for tree in trees])),
-            visible_T=_tensor(visible),
-            local_T=_tensor(_within(sizes)),
-            trunk_BP=_tensor(trunk_at),
-            leaf_BM=_tensor(leaf_at),
-            branch_BM=_tensor(visible[leaf_at]).clamp_min(1),
-            own_NS=_tensor(own_at),
-            real_NS=torch.from_numpy(real.reshape(own_at.shape)),
-            slot_BM=_tensor(slot_at.reshape(leaf_at.shape)),
-            back_NS=_tensor(back_at.reshape(own_at.shape)),
-            place_T=_tensor(place),
-        )
-
-    def to(self, device: torch.device | str) -> TreePlan:
-        """Move all tensors."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), torch.Tensor)
-        }
-        return replace(self, **moved)
-
-    @cached_property
-    def sees_B1MP(self) -> torch.Tensor:
-        """Added to the scores of leaf tokens against trunk tokens: 0 where seen, else -inf."""
-        key = torch.arange(self._longest_trunk, device=self.branch_BM.device)
-        hidden = key[None, None] >= self.branch_BM[:, :, None]
-        seen = torch.zeros(hidden.shape, device=key.device).masked_fill_(hidden, -torch.inf)
-        return seen[:, None]
-
-    @property
-    def _longest_trunk(self) -> int:
-        if self.reuse is not None:
-            return self.reuse.layers[0][0].shape[2]
-        return self.trunk_BP.shape[1]
-
-    @cached_property
-    def padded_BL(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row index of every token of each tree, padded with -1; and its mask (B, 1, L, L)."""
-        trees, longest = int(self.tree_T.max()) + 1, int(self.local_T.max()) + 1
-        at = torch.full((trees, longest), -1, device=self.tree_T.device)
-        at[self.tree_T, self.local_T] = torch.arange(len(self.tree_T), device=at.device)
-        owner = torch.where(at < 0, -2, self.owner_T[at])
-        return at, tree_mask(owner, torch.where(at < 0, 0, self.visible_T[at]))
-
-    @cached_property
-    def block_mask(self) -> Any:
-        """FlexAttention's mask over the row."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        tree, owner, local, visible = self.tree_T, self.owner_T, self.local_T, self.visible_T
-
-        def sees(_b: Any, _h: Any, q: Any, k: Any) -> Any:
-            trunk = (owner[k] == TRUNK) & (local[k] < visible[q])
-            own = (owner[k] == owner[q]) & (owner[k] != TRUNK) & (local[k] <= local[q])
-            return (tree[q] == tree[k]) & (trunk | own)
-
-        n = len(tree)
-        return create_block_mask(sees, None, None, n, n, device=str(tree.device))
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.int64))
-
-
-def _pad(rows: list[np.ndarray]) -> tuple[np.ndarray, int]:
-    longest = max((len(row) for row in rows), default=0)
-    out = np.zeros((len(rows), longest), np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out, longest
-
-
-def _within(lengths: np.ndarray) -> np.ndarray:
-    """0, 1, ... within each of some consecutive runs."""
-    return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-
-
-def tree_mask(owner_BL: torch.Tensor, visible_BL: torch.Tensor) -> torch.Tensor:
-    """Boolean attention mask, shape (B, 1, L, L): the definition that every backend follows.
-
-    A token sees the trunk up to its branch point, and of its own leaf what stands before it and
-    itself. Padding sees itself only.
-
-    Args:
-        owner_BL: Leaf of each token, -1 in the trunk, below -1 in padding.
-        visible_BL: Number of trunk tokens each token sees.
-    """
-    key = torch.arange(owner_BL.shape[1], device=owner_BL.device)
-    trunk = (owner_BL == TRUNK)[:, None, :] & (key[None, None, :] < visible_BL[:, :, None])
-    same = (owner_BL[:, :, None] == owner_BL[:, None, :]) & (owner_BL >= 0)[:, None, :]
-    mask = trunk | (same & (key[None, :] <= key[:, None])[None])
-    return (mask | torch.eye(len(key), dtype=torch.bool, device=key.device)[None])[:, None]
 
 
 def tree_attention(
@@ -406,11 +224,6 @@ def _flex(
 
 
 _RUN = {"dense": _dense, "split": _split, "flex": _flex}
-
-
-def default_backend(device: torch.device | str) -> Backend:
-    """`flex` on CUDA, `split` elsewhere."""
-    return "flex" if torch.device(device).type == "cuda" else "split"
 
 
 def use_tree_attention(decoder: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from brewhouse.model.attention import Backend, TreePlan, TrunkCache, default_backend
+from brewhouse.model.plan import Backend, TreePlan, TrunkCache, default_backend
 from brewhouse.prompts.tree import TokenTree
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from brewhouse.errors import ModelError
-from brewhouse.model.attention import Backend, TrunkCache, default_backend
 from brewhouse.model.batch import TreeBatch, collate
 from brewhouse.model.build import load_decoder
+from brewhouse.model.plan import Backend, TrunkCache, default_backend
 from brewhouse.model.ranker import Ranker
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.shards_manifest import ShardsManifest

@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from brewhouse.errors import TrainingError
 from brewhouse.files import atomic_dir, read_json, write_json
-from brewhouse.model.attention import default_backend
 from brewhouse.model.batch import collate
 from brewhouse.model.build import build_decoder, load_decoder
+from brewhouse.model.plan import default_backend
 from brewhouse.model.ranker import Ranker, load_balance_loss, router_load
 from brewhouse.model.shipped import locate
 from brewhouse.model.sizes import SIZES

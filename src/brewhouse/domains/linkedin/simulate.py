@@ -24,6 +24,14 @@ from brewhouse.data.schema import (
     oracle_schema,
 )
 from brewhouse.domains.linkedin import vocabulary as words
+from brewhouse.domains.linkedin.catalogue import (
+    DAY,
+    HOUR,
+    WARM_UP_DAYS,
+    Catalogue,
+    catalogue_of,
+    start_micros,
+)
 from brewhouse.domains.linkedin.world import (
     ACTION_NAMES,
     MAX_FORMATS,
@@ -34,30 +42,7 @@ from brewhouse.domains.linkedin.world import (
 )
 from brewhouse.files import atomic_dir, write_json
 
-DAY = 86_400_000_000
-HOUR = DAY // 24
 SECOND = 1_000_000
-WARM_UP_DAYS = 29
-
-
-@dataclass(frozen=True, kw_only=True)
-class Catalogue:
-    """All items, ordered by (kind, day, area); `start[k, d, a]` is the first row of a cell."""
-
-    start: np.ndarray
-    count: np.ndarray
-    area: np.ndarray
-    topic: np.ndarray
-    format: np.ndarray
-    seniority: np.ndarray
-    quality: np.ndarray
-    created: np.ndarray
-    table: pa.Table
-
-    @property
-    def ids(self) -> np.ndarray:
-        """Item ids."""
-        return self.table.column("item_id").to_numpy(zero_copy_only=False)
 
 
 def simulate(world: World, target: Path, *, workers: int = 2) -> Path:
@@ -70,7 +55,7 @@ def simulate(world: World, target: Path, *, workers: int = 2) -> Path:
     with atomic_dir(target) as scratch:
         for name in ("members", "interactions", "oracle"):
             (scratch / name).mkdir()
-        pq.write_table(_catalogue(world).table, scratch / "items.parquet", compression="zstd")
+        pq.write_table(catalogue_of(world).table, scratch / "items.parquet", compression="zstd")
         work = partial(_write_chunk, world, scratch)
         if workers > 1 and len(chunks) > 1:
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -80,95 +65,6 @@ def simulate(world: World, target: Path, *, workers: int = 2) -> Path:
                 work(chunk)
         write_json(scratch / "world.json", world.describe())
     return target
-
-
-def _start_micros(world: World) -> int:
-    return int(np.datetime64(world.start, "us").astype(np.int64))
-
-
-def _catalogue(world: World) -> Catalogue:
-    rng = np.random.default_rng([world.seed, 1])
-    names = words.made_up_names(world.names, rng)
-    zipf = 1 / np.arange(1, len(names) + 1)
-    zipf /= zipf.sum()
-    days = world.weeks * 7 + WARM_UP_DAYS
-    shape = (len(words.KINDS), days, len(words.AREA_NAMES))
-    count = np.maximum(1, rng.poisson(world.items_per_cell, shape))
-    total = int(count.sum())
-    start = np.concatenate([[0], np.cumsum(count.ravel())[:-1]]).reshape(shape)
-    kind, day, area = (np.repeat(axis.ravel(), count.ravel()) for axis in np.indices(shape))
-    topic = area * words.TOPICS_PER_AREA + rng.integers(words.TOPICS_PER_AREA, size=total)
-    formats = np.array([len(words.FORMATS[k]) for k in words.KINDS])[kind]
-    item_format = (rng.random(total) * formats).astype(np.int64)
-    seniority = rng.integers(len(words.SENIORITIES), size=total)
-    created = _start_micros(world) + (day - WARM_UP_DAYS) * DAY
-    created = created + rng.integers(6 * HOUR, size=total)
-    name = rng.choice(len(names), size=total, p=zipf)
-    company = rng.choice(len(names), size=total, p=zipf)
-    titled = rng.random(total) < 0.35
-    quality = rng.normal(0, 1, total)
-    # The audience of whoever posted an item hints at its quality; known when it appears.
-    reach = np.exp(6 + 1.2 * (0.8 * quality + 0.6 * rng.normal(0, 1, total))).astype(np.int64)
-    table = _items_table(
-        kind,
-        area,
-        topic,
-        item_format,
-        seniority,
-        created,
-        [names[i].title() if t else "" for i, t in zip(name, titled, strict=True)],
-        [names[i].title() for i in company],
-        reach,
-    )
-    return Catalogue(
-        start=start,
-        count=count,
-        area=area,
-        topic=topic,
-        format=item_format,
-        seniority=seniority,
-        quality=quality,
-        created=created,
-        table=table,
-    )
-
-
-def _items_table(
-    kind: np.ndarray,
-    area: np.ndarray,
-    topic: np.ndarray,
-    item_format: np.ndarray,
-    seniority: np.ndarray,
-    created: np.ndarray,
-    names: list[str],
-    companies: list[str],
-    reach: np.ndarray,
-) -> pa.Table:
-    topic_names = [t for _, t in words.TOPICS]
-    kinds = [words.KINDS[k] for k in kind]
-    levels = [
-        words.SENIORITIES[s] + " " if k in ("job", "person") else ""
-        for k, s in zip(kinds, seniority, strict=True)
-    ]
-    title = [
-        f"{level}{topic_names[t]} {name}".strip()
-        for level, t, name in zip(levels, topic, names, strict=True)
-    ]
-    stamp = pa.array(created).cast(pa.timestamp("us")).cast(TIMESTAMP)
-    return pa.table(
-        {
-            "item_id": [f"i{n:08d}" for n in range(len(kind))],
-            "valid_from": stamp,
-            "created_at": stamp,
-            "kind": kinds,
-            "title": title,
-            "company": companies,
-            "format": [words.FORMATS[k][f] for k, f in zip(kinds, item_format, strict=True)],
-            "area": [words.AREA_NAMES[a] for a in area],
-            "topic": [topic_names[t] for t in topic],
-            "reach": reach,
-        }
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +130,7 @@ def _people(world: World, chunk: int, rng: np.random.Generator) -> People:
 
 def _members_table(world: World, people: People) -> pa.Table:
     member, week = np.nonzero(people.changed_MW)
-    start = _start_micros(world)
+    start = start_micros(world)
     changed_at = start + week * 7 * DAY + 3 * HOUR
     joined_at = start + people.joined_day[member] * DAY
     # A version counts from the later of its week and the day the member joined; of several that
@@ -285,7 +181,7 @@ def _visits(world: World, people: People, rng: np.random.Generator) -> Visits:
     length = rng.integers(3, 9, len(member))
     session = np.repeat(np.arange(len(member)), length)
     within = np.arange(len(session)) - np.repeat(np.cumsum(length) - length, length)
-    shown = _start_micros(world) + day * DAY + clock
+    shown = start_micros(world) + day * DAY + clock
     return Visits(
         member=member[session],
         week=week[session],
@@ -350,7 +246,7 @@ def _probabilities(visits: Visits, utility: np.ndarray) -> np.ndarray:
 
 def _write_chunk(world: World, target: Path, chunk: int) -> None:
     rng = np.random.default_rng([world.seed, 2, chunk])
-    items = _catalogue(world)
+    items = catalogue_of(world)
     people = _people(world, chunk, rng)
     visits = _visits(world, people, rng)
     item = _shown_items(world, people, visits, items, rng)
