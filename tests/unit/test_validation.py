@@ -37,7 +37,7 @@ def _change(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -
     )
 
 
-def _set(column: str, value: object) -> Callable[[pd.DataFrame], None]:
+def _set(column: str | list[str], value: object) -> Callable[[pd.DataFrame], None]:
     def change(frame: pd.DataFrame) -> None:
         frame.loc[5, column] = value
 
@@ -52,7 +52,10 @@ def _older(frame: pd.DataFrame) -> None:
 FAULTS: dict[str, tuple[Spoil, str]] = {
     "unknown action": (_log(_set("action", "poked")), r"unknown action\): 1 of"),
     "unknown surface": (_log(_set("surface", "moon")), r"unknown surface\): 1 of"),
-    "impossible pair": (_log(_set("surface", "groups")), "the action is possible on its surface"),
+    "impossible pair": (
+        _log(_set(["surface", "action"], ["groups", "applied"])),
+        "the action is possible on its surface",
+    ),
     "negative age": (_log(_older), r"negative age\): 1 rows, item i"),
     "duplicate interaction": (
         _log(lambda f: pd.concat([f, f.head(1)])),
