@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-demo: $(STAMP) ## Run the main job on a simulated network (about ten minutes on two cores)
+demo: $(STAMP) ## Run the main job on a simulated network (about seven minutes on two cores)
 	$(BIN)/brewhouse demo --out runs/demo
 
 test: $(STAMP) ## Run all tests
