@@ -113,11 +113,10 @@ def _with_peak(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[An
 
 
 def keep(file: str, results: Iterable[Result]) -> None:
-    """Write the results of one benchmark, and print them."""
+    """Write the results of one benchmark."""
     found = list(results)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.json").write_text(json.dumps([asdict(r) for r in found], indent=2) + "\n")
-    show(found)
 
 
 def show(results: Iterable[Result]) -> None:
@@ -140,4 +139,7 @@ def main(file: str, work: Callable[[], Iterable[Result]]) -> None:
     """Run one benchmark as a program."""
     header()
     sys.stdout.flush()
-    keep(file, work())
+    found = list(work())
+    keep(file, found)
+    print("\nAll together:")
+    show(found)
