@@ -160,7 +160,7 @@ def test_chunked_loss_is_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for loss in (
         losses.chunked_cross_entropy(states, weight, target) * 3,
-        torch.nn.functional.cross_entropy(states @ weight.T, target) * 3,
+        torch.nn.functional.cross_entropy(states @ weight.T, target, reduction="sum") * 3,
     ):
         found.append((loss.detach(), *torch.autograd.grad(loss, (states, weight))))
     for ours, theirs in zip(*found, strict=True):

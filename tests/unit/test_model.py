@@ -12,7 +12,8 @@ from brewhouse.errors import ModelError
 from brewhouse.model.batch import collate
 from brewhouse.model.build import build_decoder
 from brewhouse.model.plan import tree_mask
-from brewhouse.model.ranker import Ranker, load_balance_loss
+from brewhouse.model.ranker import Ranker
+from brewhouse.model.routing import load_balance_loss
 from brewhouse.model.sizes import mixtral_config
 from brewhouse.prompts.questions import Question, QuestionBook, Reading
 from brewhouse.prompts.tree import TokenTree

@@ -110,6 +110,7 @@ class Results(_Model):
     probes: list[ProbeResult] = []
     checks: list[Check]
     cost: dict[str, float]
+    router: dict[str, float] = {}
     proofs: list[str]
     notes: list[str]
 

@@ -13,7 +13,7 @@ CHUNK = 1024
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy, a chunk at a time; gradients are computed in the forward pass.
+    """Summed cross-entropy, a chunk at a time; gradients are computed in the forward pass.
 
     Memory is O(chunk x vocabulary) instead of O(positions x vocabulary), the idea of Liger-Kernel's
     fused linear cross-entropy (arXiv:2410.10989, section 3.2).
@@ -26,7 +26,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = states_MD.new_zeros((), dtype=torch.float32)
         grad_states = torch.empty_like(states_MD)
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
-        count = max(1, len(target_M))
         for start in range(0, len(target_M), CHUNK):
             part = slice(start, start + CHUNK)
             logits = (states_MD[part] @ weight_VD.T).float()
@@ -34,11 +33,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total += nn.functional.cross_entropy(logits, target, reduction="sum")
             delta = torch.softmax(logits, dim=-1)
             delta[torch.arange(len(target), device=target.device), target] -= 1.0
-            delta /= count
             grad_states[part] = delta.to(weight_VD.dtype) @ weight_VD
             grad_weight += delta.T @ states_MD[part].float()
         ctx.save_for_backward(grad_states, grad_weight.to(weight_VD.dtype))
-        return total / count
+        return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -49,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def chunked_cross_entropy(
     states_MD: torch.Tensor, weight_VD: torch.Tensor, target_M: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross-entropy of `states @ weight.T` against targets; 0 without targets.
+    """Cross-entropy of `states @ weight.T` summed over targets; 0 without targets.
 
     On CUDA by Liger-Kernel where it is installed, else by chunks.
 
@@ -61,5 +59,6 @@ def chunked_cross_entropy(
     if states_MD.is_cuda and importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-        return torch.as_tensor(LigerFusedLinearCrossEntropyLoss()(weight_VD, states_MD, target_M))
+        fused = LigerFusedLinearCrossEntropyLoss(reduction="sum")
+        return torch.as_tensor(fused(weight_VD, states_MD, target_M))
     return torch.as_tensor(_ChunkedCrossEntropy.apply(states_MD, weight_VD, target_M))  # type: ignore[no-untyped-call]

@@ -33,6 +33,9 @@ class Ranker(nn.Module):
         super().__init__()
         use_tree_attention(decoder)
         self.decoder = decoder
+        self.config = decoder.config
+        # Filled by routers that are not transformers' own, layer by layer.
+        self.routed: list[torch.Tensor] = []
         widest = max(len(row) for row in answers)
         ids = torch.zeros(len(answers), widest, dtype=torch.long)
         mask = torch.zeros(len(answers), widest, dtype=torch.bool)
@@ -47,6 +50,7 @@ class Ranker(nn.Module):
 
     def hidden(self, batch: TreeBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Last hidden states (T, D) and the router logits of each layer, (T, experts)."""
+        self.routed.clear()
         out: Any = self.decoder.model(
             input_ids=batch.tokens_T[None],
             position_ids=batch.positions_T[None],
@@ -54,7 +58,8 @@ class Ranker(nn.Module):
             output_router_logits=True,
             tree=batch.plan,
         )
-        return out.last_hidden_state[0], list(getattr(out, "router_logits", None) or ())
+        router = list(getattr(out, "router_logits", None) or ()) or list(self.routed)
+        return out.last_hidden_state[0], router
 
     def answer_logits(self, hidden_TD: torch.Tensor, batch: TreeBatch) -> torch.Tensor:
         """Logits of each leaf's answer words, (N, A) float32; -inf where a question has fewer."""
@@ -63,8 +68,24 @@ class Ranker(nn.Module):
         logits_NA = torch.einsum("nd,nad->na", at_ND, rows_NAD)
         return logits_NA.masked_fill(~self.answer_mask_QA[batch.question_N], -torch.inf)
 
+    def totals(self, batch: TreeBatch, mode: str) -> torch.Tensor:
+        """What the losses of a batch are divided by: weight of its leaves, number of its tokens.
+
+        Returns:
+            Two values, float64; 0 where the mode has no such loss.
+        """
+        leaves = batch.weight_N.sum() if mode in ("answers", "both") else 0.0
+        tokens = 0.0 if mode == "answers" else self._targets(batch, only_answers=mode != "tokens")
+        if isinstance(tokens, torch.Tensor):
+            tokens = tokens.sum()
+        return torch.tensor([float(leaves), float(tokens)], dtype=torch.float64)
+
     def forward(
-        self, batch: TreeBatch, mode: str = "score", token_weight: float = 0.5
+        self,
+        batch: TreeBatch,
+        mode: str = "score",
+        token_weight: float = 0.5,
+        totals: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Run a batch.
 
@@ -75,55 +96,40 @@ class Ranker(nn.Module):
                 `actions` the same over those trunk tokens that begin an answer word; `both` adds
                 `actions` to `answers`, times `token_weight`.
             token_weight: Weight of the trunk's loss in `both`.
+            totals: What sums of losses are divided by, as `totals` gives it, when the batch is a
+                part of a larger one: of several micro-batches and ranks. Of this batch if None.
 
         Returns:
             Result by mode, number of targets, router logits a layer.
         """
         hidden_TD, router = self.hidden(batch)
+        if mode == "score":
+            logits_NA = self.answer_logits(hidden_TD, batch)
+            return logits_NA, torch.tensor(len(logits_NA)), router
+        weight, tokens = (self.totals(batch, mode) if totals is None else totals).tolist()
         if mode in ("tokens", "actions"):
             loss, count = self._token_loss(hidden_TD, batch, only_answers=mode == "actions")
-            return loss, count, router
+            return loss / max(tokens, 1.0), count, router
         logits_NA = self.answer_logits(hidden_TD, batch)
-        if mode == "score":
-            return logits_NA, torch.tensor(len(logits_NA)), router
         each_N = nn.functional.cross_entropy(logits_NA, batch.label_N, reduction="none")
-        loss = (each_N * batch.weight_N).sum() / batch.weight_N.sum().clamp_min(1e-9)
+        loss = (each_N * batch.weight_N).sum() / max(weight, 1e-9)
         if mode == "both":
-            loss = loss + token_weight * self._token_loss(hidden_TD, batch, only_answers=True)[0]
+            actions, _ = self._token_loss(hidden_TD, batch, only_answers=True)
+            loss = loss + token_weight * actions / max(tokens, 1.0)
         return loss, torch.tensor(len(each_N)), router
 
-    def _token_loss(
-        self, hidden_TD: torch.Tensor, batch: TreeBatch, *, only_answers: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _targets(self, batch: TreeBatch, *, only_answers: bool) -> torch.Tensor:
+        """Which tokens of the row, from the second on, are targets of the trunk's loss."""
         # A trunk begins at position 0, so a later trunk token stands right behind its predecessor.
-        following = batch.tokens_T[1:]
         target = batch.trunk_T[1:] & (batch.positions_T[1:] > 0)
-        if only_answers:
-            target = target & self.is_answer_V[following]
+        return target & self.is_answer_V[batch.tokens_T[1:]] if only_answers else target
+
+    def _token_loss(
+        self, hidden_TD: torch.Tensor, batch: TreeBatch, *, only_answers: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the trunk's losses and their number."""
+        target = self._targets(batch, only_answers=only_answers)
         states_MD = hidden_TD[:-1][target]
-        loss = chunked_cross_entropy(states_MD, self.decoder.lm_head.weight, following[target])
+        following = batch.tokens_T[1:][target]
+        loss = chunked_cross_entropy(states_MD, self.decoder.lm_head.weight, following)
         return loss, torch.tensor(len(states_MD))
-
-
-def load_balance_loss(router: Sequence[torch.Tensor], *, experts: int, top_k: int) -> torch.Tensor:
-    """Auxiliary loss of Switch Transformers (arXiv:2101.03961, Eq. 4-6).
-
-    1 where load is even, up to `experts / top_k` where it is not.
-    """
-    losses = []
-    for logits in router:
-        probability = torch.softmax(logits.float(), dim=-1)
-        chosen = torch.topk(probability, top_k, dim=-1).indices
-        load = torch.zeros_like(probability).scatter_(1, chosen, 1.0).mean(0) / top_k
-        losses.append(experts * (load * probability.mean(0)).sum())
-    return torch.stack(losses).mean()
-
-
-def router_load(router: Sequence[torch.Tensor], *, top_k: int) -> torch.Tensor:
-    """Share of routed tokens each expert takes, a row a layer, (layers, experts)."""
-    rows = []
-    for logits in router:
-        chosen = torch.topk(logits, top_k, dim=-1).indices
-        count = torch.bincount(chosen.reshape(-1), minlength=logits.shape[-1]).float()
-        rows.append(count / count.sum())
-    return torch.stack(rows)

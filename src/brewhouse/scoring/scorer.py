@@ -20,6 +20,7 @@ from brewhouse.model.batch import TreeBatch, collate
 from brewhouse.model.build import load_decoder
 from brewhouse.model.plan import Backend, TrunkCache, default_backend
 from brewhouse.model.ranker import Ranker
+from brewhouse.model.routing import RouterHealth, expert_counts
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.tokenizer import PromptTokenizer
@@ -34,12 +35,14 @@ class LeafScores:
         rows_N, question_N: As in `TokenTree`.
         logits_NA: float32, -inf where a question has fewer answers.
         tokens: Tokens that went through the decoder.
+        routing: Load of the experts over them; None without experts.
     """
 
     rows_N: np.ndarray
     question_N: np.ndarray
     logits_NA: np.ndarray
     tokens: int
+    routing: RouterHealth | None = None
 
     def __len__(self) -> int:
         """Number of leaves."""
@@ -63,6 +66,7 @@ class Scorer:
         self.book = book
         self.device = next(ranker.parameters()).device
         self.backend = backend or default_backend(self.device)
+        self._load: torch.Tensor | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -101,6 +105,7 @@ class Scorer:
         widest = self.ranker.answer_ids_QA.shape[1]
         logits = np.full((int(starts[-1]), widest), -np.inf, np.float32)
         done = tokens = 0
+        self._load = None
         for group in _cut(order, trees, batch_tokens):
             if len(group) == 1 and len(trees[group[0]]) > batch_tokens:
                 out, used = self._run_in_parts(trees[group[0]], batch_tokens)
@@ -119,11 +124,16 @@ class Scorer:
             question_N=np.concatenate([tree.question_N for tree in trees]),
             logits_NA=logits,
             tokens=tokens,
+            routing=None if self._load is None else RouterHealth.of(self._load),
         )
 
     def _run(self, batch: TreeBatch) -> tuple[np.ndarray, int]:
         with torch.inference_mode():
-            logits, _, _ = self.ranker(batch.to(self.device), "score")
+            logits, _, router = self.ranker(batch.to(self.device), "score")
+            if router:
+                top_k = self.ranker.decoder.config.num_experts_per_tok
+                counts = expert_counts(router, top_k=top_k).cpu()
+                self._load = counts if self._load is None else self._load + counts
         return logits.float().cpu().numpy(), len(batch.tokens_T)
 
     def _run_in_parts(self, tree: TokenTree, batch_tokens: int) -> tuple[np.ndarray, int]:

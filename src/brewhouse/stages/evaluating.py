@@ -36,6 +36,8 @@ from brewhouse.tasks.spec import Task
 from brewhouse.tasks.suite import load_suite
 
 PARITY_LIMIT = 1e-4
+ROUTER_MAX_CV = 1.0
+"""Unevenness of experts' load that is noted, for models whose training told no limit."""
 PARITY_TREES = 24
 
 
@@ -103,13 +105,16 @@ def run(
     probes = probing.run(
         shards, scorer, suite, evidence.rows, manifest, resamples=min(resamples, 200), seed=seed
     )
+    trained = read_json(model / "training.json")
+    max_cv = trained.get("config", {}).get("router_max_cv", ROUTER_MAX_CV)
+    uneven = leaves.routing.warnings(max_cv=max_cv) if leaves.routing else []
     results = Results(
         domain=folder.domain.name,
         domain_version=folder.domain.version,
         snapshot=manifest.snapshot,
         model={
             "digest": "sha256:" + digest_tree(model, pattern="*.safetensors"),
-            **read_json(model / "training.json"),
+            **trained,
         },
         split=manifest.split,
         seed=seed,
@@ -124,8 +129,9 @@ def run(
             "tokens_per_leaf": leaves.tokens / max(1, len(leaves)),
             "ms_per_leaf": 1000 * seconds / max(1, len(leaves)),
         },
+        router=leaves.routing.metrics() if leaves.routing else {},
         proofs=prove_tiers(manifest, suite.tasks),
-        notes=[*_notes(tasks, summary), *probing.notes(probes)],
+        notes=[*_notes(tasks, summary), *probing.notes(probes), *uneven],
     )
     results.write(results_out)
     write_report(results, report_out)

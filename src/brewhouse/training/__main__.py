@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from brewhouse import offline
@@ -25,17 +26,27 @@ def main() -> int:
         die_with_parent(signal.SIGKILL)
     from brewhouse.training.config import TrainConfig
     from brewhouse.training.engine import RETRY_EXIT_CODE, Preempted, Trainer
+    from brewhouse.training.setup import leave_distributed
 
+    # DeepSpeed calls collectives by their old names, at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     try:
         Trainer(TrainConfig.read(arguments.config)).run()
     except Preempted:
-        print("train: stopped by a signal, checkpoint written", file=sys.stderr)
+        print("train: stopped by a signal, checkpoint written", file=sys.stderr, flush=True)
+        leave_distributed()
         return RETRY_EXIT_CODE
     except BrewhouseError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    leave_distributed()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # All is written, and the group has been left. What remains are threads of gloo and DeepSpeed,
+    # which now and then abort a process that unwinds around them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -25,10 +25,11 @@ class PrimerSpec(Strict):
     events: int = Field(default=16, ge=2, description="Events of a sequence of two keys")
     fillers: int = Field(default=1, ge=0, description="Random words in front of a key")
     grow_below: float = Field(
-        default=0.9,
+        default=0.5,
         gt=0,
-        description="A key more once the mean loss of 50 steps is below this; a yes may be any of "
-        "several answers, so it does not go to nought",
+        lt=1,
+        description="A key more once the mean loss of 50 steps lies below this, as a share of the "
+        "way from all that can be known (0) to a guess of yes or no (1)",
     )
 
 
@@ -70,6 +71,19 @@ class Stage(Strict):
         return self
 
 
+class Lora(Strict):
+    """Low-rank adapters on a frozen base (arXiv:2106.09685): training for a small budget."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1, description="Adapters are scaled by alpha / rank")
+    targets: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj"],
+        min_length=1,
+        description="Names of the linear layers that get an adapter",
+    )
+    experts: bool = Field(default=False, description="Whether expert weights get adapters too")
+
+
 class TrainConfig(Strict):
     """A training run. Paths are absolute or relative to the working directory."""
 
@@ -77,16 +91,71 @@ class TrainConfig(Strict):
     out: Path = Field(description="Folder for checkpoints, metrics and the exported model")
     model: str = Field(default="tiny", description="Size name, or folder or hub id of a model")
     stages: list[Stage] = Field(min_length=1)
-    batch_tokens: int = Field(default=4096, ge=64, description="Tokens a rank takes in a step")
+    batch_tokens: int = Field(default=4096, ge=64, description="Tokens of a micro-batch")
+    micro_batches: int | None = Field(
+        default=None,
+        ge=1,
+        description="Micro-batches of a step over all ranks, a multiple of their number; one a "
+        "rank if empty. A run that is resumed keeps the number it began with",
+    )
     weight_decay: float = Field(default=0.05, ge=0)
     clip: float = Field(default=1.0, gt=0, description="Gradient norm bound")
     token_loss_weight: float = Field(default=0.5, ge=0, description="Weight of actions in `both`")
     router_aux: float = Field(default=0.01, ge=0, description="Weight of the load-balancing loss")
+    router_max_cv: float = Field(
+        default=1.0,
+        gt=0,
+        description="A layer whose load varies by more of its mean than this is warned of; so is "
+        "an expert without tokens",
+    )
+    lora: Lora | None = Field(default=None, description="Train adapters on a frozen model")
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none",
+        description="What ZeRO keeps in CPU memory: optimizer state (stages 1 to 3), or that and "
+        "parameters (stage 3)",
+    )
+    expert_parallel: int = Field(
+        default=1, ge=1, description="Ranks that a layer's experts are spread over; with ZeRO 1"
+    )
     precision: Literal["float32", "bfloat16"] = "float32"
+    activation_checkpointing: bool = Field(
+        default=False, description="Recompute layers in the backward pass instead of keeping them"
+    )
+    compile: bool = Field(default=False, description="Compile each layer with torch.compile")
     checkpoint_steps: int = Field(default=200, ge=1, description="Steps between checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="Newest checkpoints kept; the best is kept besides"
+    )
+    upload: str = Field(
+        default="",
+        description="URI (s3://, gs://, file://) that checkpoints are copied to in the background "
+        "and resumed from; none if empty",
+    )
+    report_s: float = Field(
+        default=5.0, ge=0, description="Seconds between reports of progress; 0 reports every step"
+    )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _modes_that_go_together(self) -> TrainConfig:
+        stage, ranks = self.zero_stage, self.expert_parallel
+        if self.offload == "optimizer" and stage == 0:
+            msg = "offload: 'optimizer' needs zero_stage 1, 2 or 3 (got 0)"
+            raise ValueError(msg)
+        if self.offload == "parameters" and stage != 3:
+            msg = f"offload: 'parameters' needs zero_stage 3 (got {stage})"
+            raise ValueError(msg)
+        if ranks > 1 and stage != 1:
+            msg = (
+                f"expert_parallel: {ranks} goes with zero_stage 1 (got {stage}); with zero_stage 3 "
+                "leave it at 1, for experts are then gathered block by block"
+            )
+            raise ValueError(msg)
+        if ranks > 1 and self.lora is not None:
+            msg = f"expert_parallel: {ranks} does not go with lora; set it to 1"
+            raise ValueError(msg)
+        return self
 
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
@@ -109,5 +178,8 @@ def parse_train_config(value: Any, *, where: str) -> TrainConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
+        if not field:
+            msg = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+            raise ConfigError(msg) from error
         msg = f"{where}: {field}: {first['msg']} (got {first['input']!r})"
         raise ConfigError(msg) from error

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
+import sys
+import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +17,19 @@ import torch
 import torch.distributed as dist
 
 from brewhouse.errors import TrainingError
-from brewhouse.files import atomic_dir, read_json, write_json
-from brewhouse.model.batch import collate
-from brewhouse.model.build import build_decoder, load_decoder
+from brewhouse.model.batch import TreeBatch, collate
 from brewhouse.model.plan import default_backend
-from brewhouse.model.ranker import Ranker, load_balance_loss, router_load
-from brewhouse.model.shipped import locate
-from brewhouse.model.sizes import SIZES
+from brewhouse.model.routing import RouterHealth, expert_counts, load_balance_loss
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.training import checkpoints
 from brewhouse.training.config import Stage, TrainConfig
+from brewhouse.training.export import export
 from brewhouse.training.primer import PrimerStream
 from brewhouse.training.progress import Progress
-from brewhouse.training.stream import TreeStream
+from brewhouse.training.setup import build_engine, new_decoder, start_distributed, sum_over_ranks
+from brewhouse.training.stream import Batch, TreeStream, shares
+from brewhouse.training.upload import Store, Uploader
 
 _STEADY = 50
 """Steps over which a primer's loss must be low for it to grow harder."""
@@ -43,28 +45,64 @@ class Trainer:
     """Runs the stages of a configuration and exports the model."""
 
     def __init__(self, config: TrainConfig) -> None:
-        """Set up the process group, the model and the optimizer."""
+        """Set up the process group, the model and the optimizer.
+
+        Raises:
+            TrainingError: Micro-batches cannot be dealt out to the ranks.
+            ModelError: The model's experts cannot be gathered as one.
+        """
         self.config = config
         self.manifest = ShardsManifest.read(config.data)
         self.tokenizer = PromptTokenizer.load(config.data / "tokenizer")
-        self.device = _start_distributed()
+        self.device = start_distributed()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.engine = self._build_engine()
+        self.folder = config.out / "checkpoints"
+        self.store = Store(config.upload) if config.upload else None
+        found = self._found()
         self.state: dict[str, Any] = {
             "stage": 0,
             "groups": 0,
             "tokens": 0,
             "step": 0,
             "level": 0,
+            "micro_batches": config.micro_batches or self.world,
         }
+        if found is not None:
+            self.state = {k: found[1][k] for k in self.state}
+        self.size = int(self.state["micro_batches"])
+        if self.size % self.world:
+            msg = (
+                f"{self.size} micro-batches a step cannot be dealt out evenly to {self.world} "
+                f"ranks; start a number of ranks that divides {self.size}"
+            )
+            raise TrainingError(msg)
+        # Without ZeRO every rank holds all state, and any number can read it as it is.
+        reshard = found is not None and found[1]["world"] != self.world and config.zero_stage > 0
+        self.engine = build_engine(
+            config,
+            new_decoder(config, self.tokenizer),
+            self.manifest.answers,
+            accumulate=self.size // self.world,
+            universal=reshard,
+        )
+        self.uploader = self._uploader()
         self._recent: deque[float] = deque(maxlen=_STEADY)
+        self._since_save: list[float] = []
+        self._load: torch.Tensor | None = None
+        self._warned: set[str] = set()
         self._stop = torch.zeros(1, device=self.device)
         signal.signal(signal.SIGTERM, lambda *_: self._stop.fill_(1))
+        if found is not None:
+            self._resume(found[0], reshard=reshard)
 
     def run(self) -> Path:
-        """Train all stages, resuming from the newest checkpoint; return the exported folder."""
-        self._resume()
-        progress = Progress(self.config.out / "metrics.jsonl") if self.rank == 0 else None
+        """Train all stages and export; return the exported folder.
+
+        Raises:
+            Preempted: A signal asked to stop; a checkpoint is written.
+        """
+        metrics, every_s = self.config.out / "metrics.jsonl", self.config.report_s
+        progress = Progress(metrics, every_s=every_s) if self.rank == 0 else None
         try:
             for index, stage in enumerate(self.config.stages):
                 if index >= self.state["stage"]:
@@ -74,71 +112,37 @@ class Trainer:
         finally:
             if progress:
                 progress.close()
-        return self._export()
-
-    def _build_engine(self) -> Any:
-        import deepspeed
-
-        config = self.config
-        if config.model in SIZES:
-            decoder = build_decoder(
-                config.model,
-                vocab_size=len(self.tokenizer),
-                begin=self.tokenizer.begin,
-                pad=self.tokenizer.pad,
-                seed=config.seed,
-            )
-        else:
-            decoder = load_decoder(locate(config.model))
-        ranker = Ranker(decoder, self.manifest.answers)
-        if config.zero_stage == 3:
-            blocks = {type(layer.mlp) for layer in decoder.model.layers}
-            deepspeed.utils.set_z3_leaf_modules(ranker, list(blocks))
-        decay = [p for p in ranker.parameters() if p.ndim >= 2]
-        plain = [p for p in ranker.parameters() if p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decay, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=config.stages[0].lr,
-            betas=(0.9, 0.98),
+            if self.uploader:
+                self.uploader.wait()
+        return export(
+            self.engine,
+            self.config,
+            self.tokenizer,
+            steps=self.state["step"],
+            world=self.world,
         )
-        engine, *_ = deepspeed.initialize(
-            model=ranker,
-            optimizer=optimizer,
-            config=self._deepspeed_config(),
-            dist_init_required=False,
-        )
-        if config.zero_stage == 3:
-            deepspeed.zero.register_external_parameter(ranker, decoder.lm_head.weight)
-        return engine
-
-    def _deepspeed_config(self) -> dict[str, Any]:
-        return {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": self.config.clip,
-            "zero_optimization": {"stage": self.config.zero_stage},
-            "zero_allow_untested_optimizer": True,
-            "bf16": {"enabled": self.config.precision == "bfloat16"},
-            "steps_per_print": 1_000_000_000,
-            "wall_clock_breakdown": False,
-        }
 
     def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
-        stream = self._stream(stage)
-        for trees, tokens in stream(skip=self.state["groups"]):
+        source = self._source(stage)
+        steps = shares(
+            source,
+            size=self.size,
+            rank=self.rank,
+            world=self.world,
+            skip=self.state["groups"],
+        )
+        for batches, tokens in steps:
             share = self.state["tokens"] / stage.tokens
             if share >= 1:
                 return
             lr = stage.lr * _schedule(share, stage.warmup, decay=stage.decay)
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
-            loss, targets, load = self._step(trees, stage)
+            loss, targets, aux = self._step(batches, stage)
             self.state["groups"] += 1
             self.state["tokens"] += tokens
             self.state["step"] += 1
+            self._since_save.append(loss)
             if progress:
                 progress.step(
                     stage=stage.name,
@@ -146,30 +150,25 @@ class Trainer:
                     share=self.state["tokens"] / stage.tokens,
                     loss=loss,
                     tokens=tokens,
-                    targets=targets * self.world,
+                    targets=targets,
                     lr=lr,
-                    extra=load,
+                    extra=partial(self._routing, aux),
                     last=self.state["tokens"] >= stage.tokens,
                 )
             if self._asked_to_stop():
                 self._save()
                 raise Preempted
-            if isinstance(stream, PrimerStream) and self._primed(stream, loss):
+            if isinstance(source, PrimerStream) and self._primed(source, loss):
                 return
             if self.state["step"] % self.config.checkpoint_steps == 0:
                 self._save()
 
-    def _stream(self, stage: Stage) -> TreeStream | PrimerStream:
-        options = {
-            "batch_tokens": self.config.batch_tokens,
-            "seed": self.config.seed,
-            "rank": self.rank,
-            "world": self.world,
-        }
+    def _source(self, stage: Stage) -> TreeStream | PrimerStream:
+        options = {"batch_tokens": self.config.batch_tokens, "seed": self.config.seed}
         if stage.primer is not None:
             manifest = self.manifest
             self._recent.clear()
-            stream = PrimerStream(
+            source = PrimerStream(
                 stage.primer,
                 self.tokenizer,
                 manifest.book,
@@ -178,59 +177,84 @@ class Trainer:
                 shards=self.config.data / "cpt",
                 **options,
             )
-            stream.level = self.state["level"]
-            return stream
-        folder = self.config.data / stage.shards
-        return TreeStream(folder, max_trunk=stage.max_trunk, **options)
+            source.level = self.state["level"]
+            return source
+        return TreeStream(self.config.data / stage.shards, max_trunk=stage.max_trunk, **options)
 
-    def _step(self, trees: list[Any], stage: Stage) -> tuple[float, int, dict[str, float]]:
-        batch = collate(trees, backend=default_backend(self.device)).to(self.device)
-        loss, count, router = self.engine(batch, stage.loss, self.config.token_loss_weight)
-        if not torch.isfinite(loss):
+    def _step(self, batches: list[Batch], stage: Stage) -> tuple[float, int, float]:
+        """One optimizer step: loss over the micro-batches of all ranks, targets, balancing loss.
+
+        Every loss is a sum over this rank's part divided by the whole step's weight, so that how
+        micro-batches fall to ranks changes nothing.
+        """
+        # Nothing of a model is random here but what adapters may do; tied to the step, so that a
+        # resumed run draws the same.
+        torch.manual_seed((self.config.seed << 32) ^ self.state["step"] ^ (self.rank << 24))
+        rows = [collate(b, backend=default_backend(self.device)).to(self.device) for b in batches]
+        module = self.engine.module
+        own = sum((module.totals(row, stage.loss) for row in rows), torch.zeros(2).double())
+        totals = sum_over_ranks(own.to(self.device)).cpu()
+        done = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for row in rows:
+            done += self._micro_step(row, stage, totals)
+        loss, targets, aux = sum_over_ranks(done).tolist()
+        if not math.isfinite(loss):
             msg = (
-                f"loss is {float(loss)} at step {self.state['step']} of stage {stage.name}; "
+                f"loss is {loss} at step {self.state['step']} of stage {stage.name}; "
                 f"lower lr ({stage.lr}) or raise warmup ({stage.warmup})"
             )
             raise TrainingError(msg)
-        total, extra = loss, {}
-        model = self.engine.module.decoder.config
+        return loss, int(targets), aux / self.size
+
+    def _micro_step(self, row: TreeBatch, stage: Stage, totals: torch.Tensor) -> torch.Tensor:
+        loss, count, router = self.engine(row, stage.loss, self.config.token_loss_weight, totals)
+        # DeepSpeed takes the mean over ranks and micro-batches, and this is a part of a sum.
+        total, aux = loss * self.size, torch.zeros((), device=self.device)
         if router:
-            kwargs = {"top_k": model.num_experts_per_tok}
-            aux = load_balance_loss(router, experts=model.num_local_experts, **kwargs)
-            total = loss + self.config.router_aux * aux
-            share = router_load([r.detach() for r in router], **kwargs)
-            extra = {
-                "router_aux": round(float(aux.detach()), 4),
-                "router_max_load": round(float(share.max()) * share.shape[1], 3),
-            }
+            settings = self.engine.module.decoder.config
+            top_k = settings.num_experts_per_tok
+            aux = load_balance_loss(
+                router, experts=settings.num_local_experts, top_k=top_k, reduce=sum_over_ranks
+            )
+            total = total + self.config.router_aux * aux
+            counts = expert_counts(router, top_k=top_k)
+            self._load = counts if self._load is None else self._load + counts
         self.engine.backward(total)
         self.engine.step()
-        return float(loss.detach()), int(count), extra
+        return torch.stack(
+            [loss.detach().double(), count.to(loss.device).double(), aux.detach().double()]
+        )
 
-    def _primed(self, stream: PrimerStream, loss: float) -> bool:
+    def _routing(self, aux: float) -> dict[str, float]:
+        """Load of the experts since the last report, on this rank; warns where it is uneven."""
+        if self._load is None:
+            return {}
+        health = RouterHealth.of(self._load)
+        self._load = None
+        for warning in health.warnings(max_cv=self.config.router_max_cv):
+            where = warning.split(":")[0]
+            if where not in self._warned:
+                self._warned.add(where)
+                print(f"train: warning: {warning}", file=sys.stderr, flush=True)
+        return {"router_aux": round(aux, 4), **health.metrics()}
+
+    def _primed(self, source: PrimerStream, loss: float) -> bool:
         """Make the primer harder when its loss has been low; whether it can grow no more."""
-        self._recent.append(self._mean_over_ranks(loss))
+        self._recent.append(loss)
         mean = sum(self._recent) / len(self._recent)
-        if len(self._recent) < _STEADY or mean >= stream.spec.grow_below:
+        if len(self._recent) < _STEADY or mean >= source.grow_below:
             return False
         self._recent.clear()
-        if stream.grown:
+        if source.grown:
             return True
-        stream.level += 1
-        self.state["level"] = stream.level
+        source.level += 1
+        self.state["level"] = source.level
         if self.rank == 0:
             print(
-                f"train: loss {mean:.3f}, so histories of {stream.level + 2} keys from here",
+                f"train: loss {mean:.3f}, so histories of {source.level + 2} keys from here",
                 flush=True,
             )
         return False
-
-    def _mean_over_ranks(self, loss: float) -> float:
-        if self.world == 1:
-            return loss
-        mean = torch.tensor(loss, device=self.device)
-        dist.all_reduce(mean, op=dist.ReduceOp.SUM)
-        return float(mean) / self.world
 
     def _asked_to_stop(self) -> bool:
         flag = self._stop.clone()
@@ -239,67 +263,115 @@ class Trainer:
         return bool(flag.item())
 
     def _save(self) -> None:
-        folder = self.config.out / "checkpoints"
+        """Every rank writes its shard; the mark comes when all have; copying goes on behind."""
+        began = time.monotonic()
         tag = checkpoints.tag_of(self.state["step"])
-        self.engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        self.engine.save_checkpoint(
+            str(self.folder),
+            tag=tag,
+            save_latest=False,
+            exclude_frozen_parameters=self.config.lora is not None,
+        )
         dist.barrier()
+        busy = self.uploader.busy if self.uploader else set()
         if self.rank == 0:
+            window = self._since_save
             checkpoints.mark_complete(
-                folder, tag, self.state | {"world": self.world}, keep=self.config.keep_checkpoints
+                self.folder,
+                tag,
+                self.state
+                | {
+                    "world": self.world,
+                    "loss": sum(window) / len(window) if window else None,
+                    "seconds": round(time.monotonic() - began, 3),
+                },
+                keep=self.config.keep_checkpoints,
+                busy=busy,
             )
         dist.barrier()
+        self._since_save = []
+        if self.uploader:
+            self.uploader.put(
+                self.folder / tag, lambda: set(checkpoints.complete_tags(self.folder))
+            )
 
-    def _resume(self) -> None:
-        found = checkpoints.newest(self.config.out / "checkpoints")
+    def _uploader(self) -> Uploader | None:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if self.store is None or local:
+            return None
+        per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
+        return Uploader(
+            self.store,
+            machine=self.rank // per_machine,
+            machines=max(1, self.world // per_machine),
+        )
+
+    def _found(self) -> tuple[str, dict[str, Any]] | None:
+        """Newest complete checkpoint, the same on every rank, fetched from the store if need be."""
+        local = checkpoints.newest(self.folder)
+        remote = self.store.newest() if self.store else None
+        choice: list[Any] = [max(filter(None, (local, remote)), key=lambda f: f[0], default=None)]
+        if self.world > 1:
+            dist.broadcast_object_list(choice, src=0)
+        found: tuple[str, dict[str, Any]] | None = choice[0]
         if found is None:
-            return
-        tag, state = found
-        if state["world"] != self.world:
+            return None
+        tag = found[0]
+        first_here = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        if self.store and first_here and tag not in checkpoints.complete_tags(self.folder):
+            self.store.fetch(tag, self.folder / tag)
+        dist.barrier()
+        if tag not in checkpoints.complete_tags(self.folder):
             msg = (
-                f"checkpoint {tag} was written by {state['world']} ranks and this run has "
-                f"{self.world}; start as many, or a fresh --out"
+                f"rank {self.rank} has no checkpoint {tag} in {self.folder}; put `out` on storage "
+                "that all machines share, or set `upload`"
             )
             raise TrainingError(msg)
-        self.engine.load_checkpoint(str(self.config.out / "checkpoints"), tag=tag)
-        self.state = {k: state[k] for k in self.state}
+        return found
+
+    def _resume(self, tag: str, *, reshard: bool) -> None:
+        if reshard:
+            self._on_first_rank(lambda: checkpoints.to_universal(self.folder, tag))
+            tag = f"{checkpoints.UNIVERSAL}-{tag}"
+        decays = [group["weight_decay"] for group in self.engine.optimizer.param_groups]
+        self.engine.load_checkpoint(
+            str(self.folder), tag=tag, load_module_strict=self.config.lora is None
+        )
+        if reshard and self.config.zero_stage == 3:
+            self._mend_universal(decays)
+        # DeepSpeed takes what accumulates within a step from the checkpoint; it was saved between.
+        self.engine.micro_steps = self.state["step"] * (self.size // self.world)
         if self.rank == 0:
             print(f"train: resumed from {tag}", flush=True)
 
-    def _export(self) -> Path:
-        """Write the decoder and tokenizer in Hugging Face layout, safetensors, float32."""
-        target = self.config.out / "model"
-        weights = self._full_weights()
-        if self.rank == 0:
-            with atomic_dir(target) as scratch:
-                self.engine.module.decoder.save_pretrained(str(scratch), state_dict=weights)
-                self.tokenizer.save(scratch)
-                shutil.copy(self.config.data / ShardsManifest.FILE, scratch / "prompts.json")
-                write_json(
-                    scratch / "training.json",
-                    {
-                        "config": self.config.model_dump(mode="json", exclude={"data", "out"}),
-                        "parameters": sum(v.numel() for v in weights.values()),
-                        "steps": self.state["step"],
-                        "world_size": self.world,
-                        "prompts_digest": read_json(self.config.data / ShardsManifest.FILE)[
-                            "digest"
-                        ],
-                    },
-                )
-        dist.barrier()
-        return target
+    def _mend_universal(self, decays: list[float]) -> None:
+        """Undo what DeepSpeed 0.19 does to AdamW when ZeRO-3 reads a universal checkpoint.
 
-    def _full_weights(self) -> dict[str, torch.Tensor]:
-        if self.config.zero_stage == 3:
-            state = self.engine._zero3_consolidated_16bit_state_dict() or {}
+        It gives all groups the first one's settings, and all states one step counter, which then
+        counts once for each of them.
+        """
+        optimizer = self.engine.optimizer.optimizer
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), torch.Tensor):
+                state["step"] = state["step"].clone()
+
+    def _on_first_rank(self, work: Callable[[], object]) -> None:
+        """Let the first rank of each machine do something that all wait for; failures stop all."""
+        failed: list[str | None] = [None]
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+            try:
+                work()
+            except TrainingError as error:
+                failed = [str(error)]
+        told: list[Any] = [None] * self.world
+        if self.world > 1:
+            dist.all_gather_object(told, failed[0])
         else:
-            state = self.engine.module.state_dict()
-        prefix = "decoder."
-        return {
-            k.removeprefix(prefix): v.detach().float().cpu().contiguous()
-            for k, v in state.items()
-            if k.startswith(prefix)
-        }
+            told = failed
+        for message in filter(None, told):
+            raise TrainingError(message)
 
 
 def _schedule(share: float, warmup: float, *, decay: bool) -> float:
@@ -310,28 +382,3 @@ def _schedule(share: float, warmup: float, *, decay: bool) -> float:
         return 1.0
     done = (share - warmup) / max(1 - warmup, 1e-9)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
-def _start_distributed() -> torch.device:
-    """Join the process group that torchrun describes; a plain process is a group of one."""
-    import deepspeed
-
-    for name, value in (
-        ("RANK", "0"),
-        ("WORLD_SIZE", "1"),
-        ("LOCAL_RANK", "0"),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", "29517"),
-    ):
-        os.environ.setdefault(name, value)
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        # The shared-memory collective needs a C++ compiler at run time; gloo does not.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
-    if not on_gpu:
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    return device

@@ -13,6 +13,7 @@ Suffixes: B sequences, E events, K keys.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ _LONGER = 2
 
 
 class PrimerStream:
-    """An endless stream of groups of batches, one batch a rank, like `TreeStream`.
+    """Endless micro-batches, like `TreeStream`.
 
     Attributes:
         level: How many keys more than two a sequence may have; raised by whoever trains when the
@@ -52,8 +53,6 @@ class PrimerStream:
         shards: Path,
         batch_tokens: int,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
     ) -> None:
         """Prepare words, marks and answers.
 
@@ -64,10 +63,8 @@ class PrimerStream:
             answers: First token of every answer of every question.
             surfaces: Surfaces that training may see; questions of others are left out.
             shards: Trunks from which words are counted.
-            batch_tokens: Tokens of a rank's batch at most.
+            batch_tokens: Tokens of a micro-batch at most.
             seed: Seed of the sequences.
-            rank: This process.
-            world: Number of processes.
         """
         self.spec, self.begin = spec, tokenizer.begin
         markup: Markup = tokenizer.markup
@@ -87,23 +84,28 @@ class PrimerStream:
             raise TrainingError(msg)
         self.level = 0
         self.batch_tokens, self.seed = batch_tokens, seed
-        self.rank, self.world = rank, world
+
+    @property
+    def grow_below(self) -> float:
+        """Loss below which sequences may grow harder.
+
+        Which of a surface's several yes-answers is given cannot be known: half of the events cost
+        the logarithm of their number whatever is learned. A guess of yes or no costs log 2 more.
+        """
+        floor = float(np.mean([np.log(len(said) - 1) for said in self.answers])) / 2
+        return floor + self.spec.grow_below * float(np.log(2))
 
     @property
     def grown(self) -> bool:
         """Whether sequences have as many keys as they shall."""
         return self.level >= self.spec.keys - 2
 
-    def __call__(self, *, skip: int = 0) -> Iterator[tuple[list[TokenTree], int]]:
-        """Yield this rank's batch and the tokens of all ranks' batches, after `skip` groups."""
-        group = skip
-        while True:
-            batches = [self._batch(group, rank) for rank in range(self.world)]
-            yield batches[self.rank], sum(len(tree) for batch in batches for tree in batch)
-            group += 1
+    def __call__(self) -> Iterator[list[TokenTree]]:
+        """Yield micro-batches; each is as hard as `level` says when it is taken."""
+        for index in count():
+            yield self._batch(np.random.default_rng([self.seed, index, 0]))
 
-    def _batch(self, group: int, rank: int) -> list[TokenTree]:
-        rng = np.random.default_rng([self.seed, group, rank])
+    def _batch(self, rng: np.random.Generator) -> list[TokenTree]:
         batch: list[TokenTree] = []
         tokens = 0
         while True:
@@ -150,8 +152,8 @@ def _words_before_answers(
     ids = np.unique([token for row in answers for token in row])
     at = np.flatnonzero(np.isin(tokens, ids))
     at = at[at >= tail + 2] - 1 - tail
-    words, count = np.unique(tokens[at], return_counts=True)
-    words = words[np.argsort(-count, kind="stable")][:most].astype(np.int32)
+    words, times = np.unique(tokens[at], return_counts=True)
+    words = words[np.argsort(-times, kind="stable")][:most].astype(np.int32)
     before = np.unique(tokens[at[np.isin(tokens[at], words)] - 1]).astype(np.int32)
     return words, before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +34,7 @@ class Progress:
         tokens: int,
         targets: int,
         lr: float,
-        extra: dict[str, float] | None = None,
+        extra: Callable[[], dict[str, float]] = dict,
         last: bool = False,
     ) -> None:
         """Count a step; report when it is time, and at the last one.
@@ -44,9 +45,9 @@ class Progress:
             share: Part of the stage's budget that is done, 0 to 1.
             loss: Loss of the step.
             tokens: Tokens of the step over all ranks.
-            targets: Targets of the step on this rank.
+            targets: Targets of the step over all ranks.
             lr: Learning rate.
-            extra: More values for the metrics file.
+            extra: Gives more values for the metrics file, called when it is time to report.
             last: Report whatever the time.
         """
         if self._stage[0] != stage:
@@ -62,11 +63,11 @@ class Progress:
             "stage": stage,
             "step": step,
             "share": round(min(share, 1.0), 4),
-            "loss": round(sum(self._losses) / len(self._losses), 5),
+            "loss": round(sum(self._losses) / len(self._losses), 7),
             "tokens_per_s": round(self._tokens / elapsed, 1),
             "targets_per_s": round(self._targets / elapsed, 1),
             "lr": lr,
-            **(extra or {}),
+            **extra(),
         }
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()

@@ -1,8 +1,13 @@
-"""Streams batches of trees from shards: shuffled, bucketed by length, equal steps on every rank."""
+"""Streams batches of trees from shards: shuffled, bucketed by length, equal steps on every rank.
+
+A source is an endless sequence of micro-batches that knows nothing of ranks; `shares` deals it out.
+So the data of a step does not hang on the number of ranks, and a position holds for any number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +20,43 @@ from brewhouse.prompts.tree import TokenTree
 Batch = list[TokenTree]
 
 
-class TreeStream:
-    """An endless stream of groups of batches, one batch a rank; only one row group is in memory.
+Source = Callable[[], Iterator[Batch]]
 
-    The order is a function of the seed, so a position is just the number of groups taken.
+
+def shares(
+    source: Source, *, size: int, rank: int, world: int, skip: int = 0
+) -> Iterator[tuple[list[Batch], int]]:
+    """Deal micro-batches out to ranks, as many to each.
+
+    Args:
+        source: Endless micro-batches.
+        size: Micro-batches that make one step over all ranks; a multiple of `world`.
+        rank: This process.
+        world: Number of processes.
+        skip: Steps already taken.
+
+    Yields:
+        This rank's micro-batches of a step, and the tokens of all of the step's.
+
+    Raises:
+        TrainingError: `size` cannot be dealt out evenly.
+    """
+    if size % world:
+        msg = (
+            f"{size} micro-batches a step cannot be dealt out evenly to {world} ranks; start a "
+            f"number of ranks that divides {size}, or set micro_batches to a multiple of {world}"
+        )
+        raise TrainingError(msg)
+    batches = islice(source(), skip * size, None)
+    while True:
+        step = list(islice(batches, size))
+        yield step[rank::world], sum(len(tree) for batch in step for tree in batch)
+
+
+class TreeStream:
+    """Endless micro-batches of a folder of shards; only one row group is in memory.
+
+    The order is a function of the seed, so a position is just the number of micro-batches taken.
     """
 
     def __init__(
@@ -27,18 +65,14 @@ class TreeStream:
         *,
         batch_tokens: int,
         seed: int,
-        rank: int = 0,
-        world: int = 1,
         max_trunk: int | None = None,
     ) -> None:
         """Open a folder of shards.
 
         Args:
             folder: Shards.
-            batch_tokens: Padded tokens of a rank's batch at most.
+            batch_tokens: Padded tokens of a micro-batch at most.
             seed: Seed of the order.
-            rank: This process.
-            world: Number of processes.
             max_trunk: Trunks are cut after so many tokens.
 
         Raises:
@@ -54,25 +88,10 @@ class TreeStream:
         if not self.groups:
             msg = f"no token shards in {folder}; run the verbalize step first"
             raise TrainingError(msg)
-        self.batch_tokens = batch_tokens
-        self.seed, self.rank, self.world = seed, rank, world
-        self.max_trunk = max_trunk
+        self.batch_tokens, self.seed, self.max_trunk = batch_tokens, seed, max_trunk
 
-    def __call__(self, *, skip: int = 0) -> Iterator[tuple[Batch, int]]:
-        """Yield this rank's batch and the tokens of all ranks' batches, after `skip` groups."""
-        taken = 0
-        pending: list[Batch] = []
-        for batch in self._batches():
-            pending.append(batch)
-            if len(pending) < self.world:
-                continue
-            if taken >= skip:
-                tokens = sum(len(tree) for one in pending for tree in one)
-                yield pending[self.rank], tokens
-            taken += 1
-            pending = []
-
-    def _batches(self) -> Iterator[Batch]:
+    def __call__(self) -> Iterator[Batch]:
+        """Yield micro-batches, epoch after epoch."""
         epoch = 0
         while True:
             rng = np.random.default_rng([self.seed, epoch])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,11 @@ from brewhouse.prompts.builder import TreeBuilder, tokenized, voices
 from brewhouse.prompts.questions import answer_tokens, build_questions
 from brewhouse.prompts.shards import write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
+from brewhouse.prompts.tree import TokenTree
 from brewhouse.tasks.suite import load_suite
 from brewhouse.training.config import PrimerSpec, parse_train_config
 from brewhouse.training.primer import PrimerStream
+from brewhouse.training.stream import shares
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def stream(
     linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, **changes: object
 ) -> PrimerStream:
     book = build_questions(linkedin.domain, load_suite(linkedin))
-    options: dict = {"batch_tokens": 2000, "seed": 3, "rank": 0, "world": 1}
+    options: dict = {"batch_tokens": 2000, "seed": 3}
     spec = {k: v for k, v in changes.items() if k not in options}
     return PrimerStream(
         PrimerSpec(**spec),  # type: ignore[arg-type]
@@ -67,7 +71,7 @@ def test_a_key_keeps_its_answer_within_a_sequence_and_changes_between(
 ) -> None:
     one = stream(linkedin, tokenizer, trunks, events=16)
     sides = {int(t): int(i > 0) for row in one.answers for i, t in enumerate(row.tolist())}
-    trees, _ = next(one())
+    trees = next(one())
     meaning: dict[int, set[int]] = {}
     for tree in trees:
         tokens = tree.tokens_T.tolist()
@@ -86,7 +90,7 @@ def test_it_grows_harder(linkedin: DomainFolder, tokenizer: PromptTokenizer, tru
     lengths = []
     for level in (0, 1, 2):
         one.level = level
-        lengths.append(len(next(one(skip=5))[0][0]))
+        lengths.append(len(next(one())[0]))
         assert one.grown == (level == 2)
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[2]
@@ -109,24 +113,36 @@ def test_surfaces_held_out_never_stand_in_it(
     linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path
 ) -> None:
     text = "".join(
-        tokenizer.decode(tree.tokens_T) for tree in next(stream(linkedin, tokenizer, trunks)())[0]
+        tokenizer.decode(tree.tokens_T) for tree in next(stream(linkedin, tokenizer, trunks)())
     )
     for name, surface in linkedin.domain.surfaces.items():
         assert (f"<{surface.word}>" in text) <= (name in linkedin.domain.training_surfaces)
     assert "<feed>" in text
 
 
-def test_resume_and_ranks(linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path) -> None:
-    whole = stream(linkedin, tokenizer, trunks, world=2)
-    source = whole()
-    second = [next(source) for _ in range(3)][2]
-    resumed = next(stream(linkedin, tokenizer, trunks, world=2)(skip=2))
-    assert second[1] == resumed[1]
-    assert all(
-        np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(second[0], resumed[0], strict=True)
-    )
-    other = next(stream(linkedin, tokenizer, trunks, world=2, rank=1)(skip=2))[0]
-    assert not np.array_equal(other[0].tokens_T, resumed[0][0].tokens_T)
+def test_a_resumed_run_goes_on_where_it_stopped(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path
+) -> None:
+    def steps(skip: int, rank: int = 0) -> Iterator[list[TokenTree]]:
+        source = stream(linkedin, tokenizer, trunks)
+        for batches, _ in shares(source, size=2, rank=rank, world=2, skip=skip):
+            yield batches[0]
+
+    whole = list(islice(steps(0), 3))[2]
+    resumed = next(steps(2))
+    assert all(np.array_equal(a.tokens_T, b.tokens_T) for a, b in zip(whole, resumed, strict=True))
+    assert not np.array_equal(next(steps(2, rank=1))[0].tokens_T, resumed[0].tokens_T)
+
+
+def test_growth_is_measured_from_what_can_be_known(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path
+) -> None:
+    one = stream(linkedin, tokenizer, trunks, grow_below=0.5)
+    guess, known = [], []
+    for answers in one.answers:
+        known.append(0.5 * np.log(len(answers) - 1))
+        guess.append(known[-1] + np.log(2))
+    assert one.grow_below == pytest.approx((np.mean(guess) + np.mean(known)) / 2)
 
 
 @pytest.mark.parametrize(

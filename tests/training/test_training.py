@@ -12,97 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import read_json, write_json
-from brewhouse.prompts.markup import Tagged
-from brewhouse.prompts.numbers import NumberWords
-from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_questions
-from brewhouse.prompts.shards import read_trees, write_trees
-from brewhouse.prompts.shards_manifest import ShardsManifest
-from brewhouse.prompts.tokenizer import PromptTokenizer
-from brewhouse.prompts.tree import TokenTree
+from brewhouse.prompts.shards import read_trees
 from brewhouse.scoring.scorer import Scorer
 from brewhouse.stages import training
-from brewhouse.tasks.suite import load_suite
 from brewhouse.training.checkpoints import mark_complete, newest
 from brewhouse.training.config import parse_train_config
-from brewhouse.training.stream import TreeStream
-
-
-@pytest.fixture(scope="module")
-def shards(linkedin: DomainFolder, tokenizer: PromptTokenizer, tmp_path_factory) -> Path:
-    """Shards in which the answer is told by the item: something a tiny model can learn."""
-    folder = tmp_path_factory.mktemp("shards")
-    book = build_questions(linkedin.domain, load_suite(linkedin))
-    answers = answer_tokens(book, Tagged(), tokenizer.encode)
-    rng = np.random.default_rng(0)
-    trees = [_tree(rng, book, i) for i in range(600)]
-    counts = write_trees(folder / "train" / "shard-0000.parquet", trees, batch=150)
-    write_trees(folder / "cpt" / "shard-0000.parquet", trees[:100])
-    tokenizer.save(folder / "tokenizer")
-    ShardsManifest(
-        domain={"name": "linkedin"},
-        snapshot="sha256:0",
-        split={},
-        surfaces=[],
-        tasks=[],
-        last_known="",
-        first_test="",
-        counts={"train": counts},
-        book=book,
-        answers=answers,
-        history={},
-        style="short",
-        numbers=NumberWords(members={}, items={}),
-    ).write(folder)
-    return folder
-
-
-def _tree(rng: np.random.Generator, book: QuestionBook, number: int) -> TokenTree:
-    trunk, leaves = int(rng.integers(3, 25)), int(rng.integers(1, 5))
-    labels = rng.integers(0, 2, leaves)
-    tokens = rng.integers(300, 700, trunk + 2 * leaves).astype(np.int32)
-    tokens[trunk + 1 :: 2] = 400 + labels
-    return TokenTree(
-        member=f"m{number}",
-        tokens_T=tokens,
-        trunk=trunk,
-        leaf_start_N=trunk + 2 * np.arange(leaves),
-        branch_N=np.full(leaves, trunk),
-        question_N=np.zeros(leaves, np.int64),
-        label_N=labels,
-        weight_N=np.ones(leaves, np.float32),
-        row_N=tuple(f"{number}-{i}" for i in range(leaves)),
-    )
-
-
-OPTIONS = {
-    "model": "micro",
-    "batch_tokens": 512,
-    "checkpoint_steps": 7,
-    "seed": 3,
-    "stages": [
-        {"name": "cpt", "shards": "cpt", "loss": "tokens", "tokens": 3000, "lr": 5e-3},
-        {"name": "finetune", "shards": "train", "loss": "answers", "tokens": 40000, "lr": 5e-3},
-    ],
-}
-
-
-def train(shards: Path, folder: Path, *, processes: int = 1, **options: object) -> Path:
-    return training.run(
-        shards=shards,
-        model_out=folder / "model",
-        workspace=str(folder / "work"),
-        options=OPTIONS | options,
-        processes=processes,
-    )
-
-
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    return load_file(model / "model.safetensors")
+from brewhouse.training.stream import TreeStream, shares
+from tests.training.runs import OPTIONS, train, weights
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +70,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     out.mkdir()
     write_json(out / "train.json", config.model_dump(mode="json"))
     command = [sys.executable, "-m", "brewhouse.training", "--config", str(out / "train.json")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_PORT": "29631"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
@@ -169,27 +88,33 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
 
 
-def test_the_stream_resumes_and_splits(shards: Path) -> None:
-    def rows(**kwargs: int) -> list[str]:
-        skip = kwargs.pop("skip", 0)
-        stream = TreeStream(shards / "train", batch_tokens=512, seed=1, **kwargs)(skip=skip)
+def test_steps_are_the_same_for_any_number_of_ranks(shards: Path) -> None:
+    def rows(*, rank: int = 0, world: int = 1, skip: int = 0) -> list[list[str]]:
+        stream = TreeStream(shards / "train", batch_tokens=512, seed=1)
+        steps = shares(stream, size=4, rank=rank, world=world, skip=skip)
         return [
-            ",".join(t.row_N[0] for t in batch) for batch, _ in (next(stream) for _ in range(8))
+            [",".join(t.row_N[0] for t in batch) for batch in batches]
+            for batches, _ in (next(steps) for _ in range(8))
         ]
 
     whole = rows()
     assert rows(skip=3)[:5] == whole[3:]
     assert rows() == whole
-    ranks = [rows(rank=r, world=2) for r in (0, 1)]
-    assert [r for pair in zip(*ranks, strict=True) for r in pair][:8] == whole
+    for world in (2, 4):
+        parts = [rows(rank=r, world=world) for r in range(world)]
+        assert all(len(step) == 4 // world for part in parts for step in part)
+        dealt = [sum((part[step] for part in parts), []) for step in range(8)]
+        assert [sorted(step) for step in dealt] == [sorted(step) for step in whole]
+    stream = TreeStream(shards / "train", batch_tokens=512, seed=1)
+    with pytest.raises(TrainingError, match="4 micro-batches a step cannot .* to 3 ranks"):
+        next(shares(stream, size=4, rank=0, world=3))
 
 
 def test_an_epoch_shows_every_tree_once(shards: Path) -> None:
     stream = TreeStream(shards / "train", batch_tokens=512, seed=1)()
     seen: list[str] = []
     while len(seen) < 600:
-        batch, tokens = next(stream)
-        assert tokens == sum(len(t) for t in batch)
+        batch = next(stream)
         assert len(batch) * max(len(t) for t in batch) <= 512
         seen += [t.member for t in batch]
     assert sorted(seen) == sorted({f"m{i}" for i in range(600)})

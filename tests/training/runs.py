@@ -1,0 +1,88 @@
+"""Training runs of tests: their options, and torchrun as a user would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from brewhouse.files import write_json
+from brewhouse.stages import training
+from brewhouse.training.config import parse_train_config
+
+OPTIONS = {
+    "model": "micro",
+    "batch_tokens": 512,
+    "checkpoint_steps": 7,
+    "seed": 3,
+    "stages": [
+        {"name": "cpt", "shards": "cpt", "loss": "tokens", "tokens": 3000, "lr": 5e-3},
+        {"name": "finetune", "shards": "train", "loss": "answers", "tokens": 40000, "lr": 5e-3},
+    ],
+}
+
+
+def train(shards: Path, folder: Path, *, processes: int = 1, **options: object) -> Path:
+    return training.run(
+        shards=shards,
+        model_out=folder / "model",
+        workspace=str(folder / "work"),
+        options=OPTIONS | options,
+        processes=processes,
+    )
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    return load_file(model / "model.safetensors")
+
+
+def configure(shards: Path, out: Path, **options: object) -> Path:
+    """Write a configuration; returns its path."""
+    config = parse_train_config(
+        OPTIONS | {"data": str(shards), "out": str(out)} | options, where="test"
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "train.json", config.model_dump(mode="json"))
+    return out / "train.json"
+
+
+def start(config: Path, *, ranks: int) -> subprocess.Popen[str]:
+    """Start torchrun in a process group of its own."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(f"--nproc_per_node={ranks}", "-m", "brewhouse.training", "--config", str(config)),
+    ]
+    with (config.parent / "train.log").open("a") as log:
+        return subprocess.Popen(
+            command,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def finish(config: Path, *, ranks: int) -> Path:
+    """Run to the end; returns the folder of the run."""
+    code = start(config, ranks=ranks).wait(300)
+    assert code == 0, (config.parent / "train.log").read_text()[-3000:]
+    return config.parent
+
+
+def losses(out: Path) -> dict[int, float]:
+    """Loss of each step; where a step was run twice, both must agree to the last bit."""
+    found: dict[int, float] = {}
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:  # The last line of a run that was killed.
+            continue
+        step, loss = values["step"], values["loss"]
+        assert found.setdefault(step, loss) == loss, f"step {step}: {found[step]} then {loss}"
+    return found
