@@ -35,6 +35,9 @@ def train_and_evaluate(
     max_test_sessions: int = 6000,
     train_options: dict = {},  # noqa: B006 - KFP reads the default as a constant
     processes: int = 2,
+    launcher: str = "local",
+    cluster: dict = {},  # noqa: B006 - KFP reads the default as a constant
+    run_id: str = "",
     policy: str = "default",
     champion: str = "",
     workspace: str = "",
@@ -55,6 +58,9 @@ def train_and_evaluate(
         max_test_sessions: Test sessions kept.
         train_options: Training options that differ from the defaults.
         processes: Training processes on one machine.
+        launcher: `local`, or `trainer` to train as a TrainJob of Kubeflow Trainer.
+        cluster: Where and how large the TrainJob is, fields of `ClusterSpec`.
+        run_id: Names the TrainJob; named after what it trains if empty.
         policy: Gate policy.
         champion: results.json of the model in use; empty if there is none.
         workspace: Folder for checkpoints that outlives a failed run.
@@ -114,6 +120,9 @@ def train_and_evaluate(
             train_ranker(
                 options=train_options,
                 processes=processes,
+                launcher=launcher,
+                cluster=cluster,
+                run_id=run_id,
                 workspace=workspace,
                 tracking_uri=tracking_uri,
                 publish_to=publish_to,

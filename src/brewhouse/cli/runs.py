@@ -106,17 +106,62 @@ def train(
     size: Size = None,
     train_tokens: Tokens = None,
     processes: Processes = 2,
+    launcher: Annotated[
+        str, typer.Option(help="local, or trainer for a TrainJob of Kubeflow Trainer")
+    ] = "local",
+    cluster: Annotated[
+        Path | None, typer.Option(help="YAML file with where and how large the TrainJob is")
+    ] = None,
+    options: Annotated[
+        Path | None, typer.Option(help="YAML file with training options, fields of TrainConfig")
+    ] = None,
+    workspace: Annotated[
+        str, typer.Option(help="Folder for checkpoints; where the cluster's claim is mounted here")
+    ] = "",
+    run_id: Annotated[str, typer.Option(help="Names the TrainJob; again adopts it")] = "",
+    dry_run: Annotated[
+        bool, typer.Option(help="Print the TrainJob and what it will need, and stop")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a ranker on token shards; start again to resume from the newest checkpoint."""
+    from brewhouse.domains.loader import read_yaml
     from brewhouse.files import refuse_foreign
     from brewhouse.stages import training
     from brewhouse.stages.plan import plan
 
+    given: dict[str, Any] = {
+        "shards": shards,
+        "workspace": workspace or str(out.parent / "training"),
+        "options": plan("", size=size, train_tokens=train_tokens)["train_options"]
+        | (read_yaml(options)[0] if options else {}),
+        "processes": processes,
+        "launcher": launcher,
+        "cluster": read_yaml(cluster)[0] if cluster else None,
+        "run_id": run_id,
+    }
+    if dry_run:
+        planned = training.prepare(**given)
+        emit(
+            {"job": planned.job, "estimate": planned.estimate},
+            as_json,
+            lambda: typer.echo(_plan_text(planned)),
+        )
+        return
     refuse_foreign(out, "training.json")
-    options = plan("", size=size, train_tokens=train_tokens)["train_options"]
-    training.run(shards=shards, model_out=out, options=options, processes=processes)
+    training.run(model_out=out, **given)
     emit({"model": str(out)}, as_json, lambda: typer.echo(str(out)))
+
+
+def _plan_text(planned: Any) -> str:
+    import yaml
+
+    if planned.job is None:
+        return "\n".join(
+            f"{name}: {value}" for name, value in planned.config.model_dump(mode="json").items()
+        )
+    told = "".join(f"# {line}\n" for line in planned.told)
+    return told + str(yaml.safe_dump(planned.job, sort_keys=False))
 
 
 def pretrain(

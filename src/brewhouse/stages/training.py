@@ -1,4 +1,8 @@
-"""Step 5: token shards -> model, by torchrun on this machine; resumes from its checkpoints."""
+"""Step 5: token shards -> model, by torchrun here or as a TrainJob on a cluster.
+
+Either way the run resumes from its checkpoints, and what it took is written beside what was
+expected of it.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,22 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from brewhouse import offline
-from brewhouse.errors import TrainingError
+from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import atomic_dir, read_json, sha256_json, write_json
 from brewhouse.platform.tracking import Tracker, artifact_root
+from brewhouse.platform.trainjob import ClusterSpec, Launcher, build, connect
 from brewhouse.processes import die_with_parent
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.stages.common import note_lineage, tell
 from brewhouse.stages.plan import plan
 from brewhouse.training.config import TrainConfig, parse_train_config
+from brewhouse.training.estimate import Shape, estimate
 
 DEFAULTS: dict[str, Any] = plan("", size=None, train_tokens=None)["train_options"]
 
@@ -34,6 +41,10 @@ def run(
     workspace: str = "",
     options: dict[str, Any] | None = None,
     processes: int = 2,
+    launcher: str = "local",
+    cluster: dict[str, Any] | None = None,
+    task: dict[str, Any] | None = None,
+    run_id: str = "",
     tracking_uri: str = "",
     run_name: str = "train",
     publish_to: str = "",
@@ -44,36 +55,170 @@ def run(
         shards: Token shards.
         model_out: Folder for the exported model.
         workspace: Folder for checkpoints that outlives a failed run; beside the model if empty.
+            With a cluster it is where the cluster's claim is mounted here.
         options: Overrides of `DEFAULTS`, fields of `TrainConfig`.
         processes: Ranks on this machine.
+        launcher: `local` for torchrun on this machine, `trainer` for a TrainJob.
+        cluster: Fields of `ClusterSpec`.
+        task: Fields of `kfp.dsl.TaskConfig`: what the pipeline set on the step, for the job.
+        run_id: Names the TrainJob; what is trained, if empty.
         tracking_uri: MLflow server; nothing is tracked if empty.
         run_name: Name of the MLflow run.
         publish_to: Run folder.
 
     Raises:
+        ConfigError: An option or the cluster is wrong.
         TrainingError: The training processes failed; their last lines are in the message.
     """
-    manifest = ShardsManifest.read(shards)
-    digest = read_json(shards / ShardsManifest.FILE)["digest"]
-    merged = DEFAULTS | (options or {})
-    key = sha256_json([digest, merged, processes])[:16]
-    base = Path(workspace) if workspace else model_out.parent / "training"
-    out = base / f"train-{key}"
-    config = parse_train_config(merged | {"data": str(shards), "out": str(out)}, where="options")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "train.json", config.model_dump(mode="json"))
-    tell(
-        f"training {config.model} on {manifest.counts['train']['leaves']:,} targets with "
-        f"{processes} processes"
+    plan_ = prepare(
+        shards=shards,
+        workspace=workspace or str(model_out.parent / "training"),
+        options=options,
+        processes=processes,
+        launcher=launcher,
+        cluster=cluster,
+        task=task,
+        run_id=run_id,
     )
-    _launch(out, processes)
+    out = plan_.folder
+    out.mkdir(parents=True, exist_ok=True)
+    if plan_.job is None:
+        write_json(out / "train.json", plan_.config.model_dump(mode="json"))
+        tell(
+            f"training {plan_.config.model} on {plan_.targets:,} targets with {processes} processes"
+        )
+        _launch(out, processes)
+    else:
+        _on_cluster(plan_, shards)
     with atomic_dir(model_out) as scratch:
         shutil.copytree(out / "model", scratch, dirs_exist_ok=True)
         shutil.copy(out / "metrics.jsonl", scratch / "metrics.jsonl")
+        if plan_.estimate is not None:
+            actual = read_json(scratch / "training.json")["actual"]
+            write_json(scratch / "plan.json", {"estimate": plan_.estimate, "actual": actual})
     if tracking_uri:
-        _track(config, out, tracking_uri, run_name)
-    note_lineage(publish_to, "train_ranker", {"shards": digest, "config": merged})
+        _track(plan_.config, out, tracking_uri, run_name)
+    note_lineage(
+        publish_to, "train_ranker", {"shards": plan_.shards_digest, "config": plan_.options}
+    )
     return model_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A training run before it starts.
+
+    Attributes:
+        config: As the training processes read it.
+        folder: Folder of the run, as this machine sees it.
+        options: Options with defaults.
+        targets: Answers to learn from.
+        shards_digest: Of the data.
+        job: TrainJob; None for this machine.
+        cluster: Where the job runs.
+        estimate: What it is expected to need of the cluster; None for this machine.
+        told: The estimate for people.
+    """
+
+    config: TrainConfig
+    folder: Path
+    options: dict[str, Any]
+    targets: int
+    shards_digest: str
+    job: dict[str, Any] | None = None
+    cluster: ClusterSpec | None = None
+    estimate: dict[str, Any] | None = None
+    told: tuple[str, ...] = ()
+
+
+def prepare(
+    *,
+    shards: Path,
+    workspace: str,
+    options: dict[str, Any] | None = None,
+    processes: int = 2,
+    launcher: str = "local",
+    cluster: dict[str, Any] | None = None,
+    task: dict[str, Any] | None = None,
+    run_id: str = "",
+) -> Plan:
+    """Everything of a run but the run itself; arguments as of `run`."""
+    manifest = ShardsManifest.read(shards)
+    digest = read_json(shards / ShardsManifest.FILE)["digest"]
+    merged = DEFAULTS | (options or {})
+    targets = manifest.counts["train"]["leaves"]
+    if launcher == "local":
+        key = sha256_json([digest, merged, processes])[:16]
+        out = Path(workspace) / f"train-{key}"
+        paths = {"data": str(shards), "out": str(out)}
+        return Plan(
+            config=parse_train_config(merged | paths, where="options"),
+            folder=out,
+            options=merged,
+            targets=targets,
+            shards_digest=digest,
+        )
+    if launcher != "trainer":
+        msg = f"launcher: '{launcher}' is unknown; choose local or trainer"
+        raise ConfigError(msg)
+    spec = ClusterSpec.parse(cluster or {}).with_task(task or {})
+    # Ranks are not a part of it: a run may go on with another number of them.
+    key = sha256_json([digest, merged])[:16]
+    there = f"{spec.mount.rstrip('/')}/train-{key}"
+    paths = {"data": f"{there}/shards", "out": there}
+    config = parse_train_config(merged | paths, where="options")
+    shape = Shape.of(config.model)
+    expected = estimate(
+        shape,
+        spec.pool(),
+        tokens=sum(stage.tokens for stage in config.stages),
+        zero_stage=config.zero_stage,
+        offload=config.offload,
+        expert_parallel=config.expert_parallel,
+        batch_tokens=config.batch_tokens,
+        activation_checkpointing=config.activation_checkpointing,
+        precision=config.precision,
+        trained_share=0.01 if config.lora else 1.0,
+        mfu=spec.mfu,
+    )
+    return Plan(
+        config=config,
+        folder=Path(workspace) / f"train-{key}",
+        options=merged,
+        targets=targets,
+        shards_digest=digest,
+        job=build(
+            spec,
+            run_id=run_id or key,
+            config=f"{there}/train.json",
+            digest=f"sha256:{sha256_json([digest, merged])}",
+        ),
+        cluster=spec,
+        estimate=expected.to_json(),
+        told=tuple(expected.lines()),
+    )
+
+
+def _on_cluster(plan_: Plan, shards: Path) -> None:
+    """Put the data where the nodes see it, start or adopt the job, and follow it."""
+    assert plan_.job is not None
+    assert plan_.cluster is not None
+    data = plan_.folder / "shards"
+    if not (data / ShardsManifest.FILE).is_file():
+        with atomic_dir(data) as scratch:
+            shutil.copytree(shards, scratch, dirs_exist_ok=True)
+    write_json(plan_.folder / "train.json", plan_.config.model_dump(mode="json"))
+    for line in plan_.told:
+        tell(line)
+    launcher = Launcher(connect(plan_.cluster.address), plan_.cluster, tell=tell)
+    launcher.launch(plan_.job)
+    launcher.follow(plan_.job["metadata"]["name"])
+    if not (plan_.folder / "model" / "training.json").is_file():
+        msg = (
+            f"the job is complete, but there is no model in {plan_.folder / 'model'}; is `claim` "
+            f"({plan_.cluster.claim!r}) what is mounted here as workspace?"
+        )
+        raise TrainingError(msg)
 
 
 def _launch(out: Path, processes: int) -> None:

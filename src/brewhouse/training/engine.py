@@ -65,6 +65,8 @@ class Trainer:
             "tokens": 0,
             "step": 0,
             "level": 0,
+            "spent_s": 0.0,
+            "trained": 0,
             "micro_batches": config.micro_batches or self.world,
         }
         if found is not None:
@@ -120,7 +122,22 @@ class Trainer:
             self.tokenizer,
             steps=self.state["step"],
             world=self.world,
+            actual=self._actual(),
         )
+
+    def _actual(self) -> dict[str, float]:
+        """What the run took, over all its restarts."""
+        gpus = self.world if self.device.type == "cuda" else 0
+        found = {
+            "tokens": self.state["trained"],
+            "seconds": round(self.state["spent_s"], 1),
+            "tokens_per_s": round(self.state["trained"] / max(self.state["spent_s"], 1e-9), 1),
+            "ranks": self.world,
+            "gpu_hours": round(gpus * self.state["spent_s"] / 3600, 4),
+        }
+        if gpus:
+            found["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        return found
 
     def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
         source = self._source(stage)
@@ -138,7 +155,10 @@ class Trainer:
             lr = stage.lr * _schedule(share, stage.warmup, decay=stage.decay)
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
+            began = time.monotonic()
             loss, targets, aux = self._step(batches, stage)
+            self.state["spent_s"] += time.monotonic() - began
+            self.state["trained"] += tokens
             self.state["groups"] += 1
             self.state["tokens"] += tokens
             self.state["step"] += 1

@@ -20,9 +20,24 @@ _PREFIX = "decoder."
 
 
 def export(
-    engine: Any, config: TrainConfig, tokenizer: PromptTokenizer, *, steps: int, world: int
+    engine: Any,
+    config: TrainConfig,
+    tokenizer: PromptTokenizer,
+    *,
+    steps: int,
+    world: int,
+    actual: dict[str, float],
 ) -> Path:
-    """Write decoder, tokenizer, questions and configuration to `<out>/model`; all ranks call it."""
+    """Write decoder, tokenizer, questions and configuration to `<out>/model`; all ranks call it.
+
+    Args:
+        engine: DeepSpeed engine.
+        config: Run.
+        tokenizer: Tokenizer.
+        steps: Steps taken.
+        world: Ranks.
+        actual: What the run took.
+    """
     target = config.out / "model"
     weights = _full_weights(engine, config)
     if dist.get_rank() == 0:
@@ -46,6 +61,7 @@ def export(
                     "parameters": sum(p.numel() for p in decoder.parameters()),
                     "steps": steps,
                     "world_size": world,
+                    "actual": actual,
                     "prompts_digest": read_json(config.data / ShardsManifest.FILE)["digest"],
                 },
             )

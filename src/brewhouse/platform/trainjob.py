@@ -1,0 +1,444 @@
+"""Kubeflow Trainer: a training run as a TrainJob, adopted by a retried step, watched to its end.
+
+The job's name comes from the run id, so that whoever starts the same run again finds the job that
+is there. Nothing waits by the clock: a job in the queue may wait for days, and one that runs is
+given up only when it has said nothing for longer than its heartbeat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from brewhouse.errors import ConfigError, TrainingError
+from brewhouse.training.estimate import Pool
+
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+LABEL_RUN = "brewhouse.dev/run"
+ANNOTATION_DIGEST = "brewhouse.dev/config-digest"
+JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
+NODE = "node"
+"""Name of the replicated job and of its container in a torch runtime."""
+_TAIL = 15
+_MANAGER = "brewhouse.dev/train-ranker"
+
+
+class ClusterSpec(BaseModel):
+    """Where and how large a training job runs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    namespace: str = Field(description="Namespace of the job")
+    runtime: str = Field(default="brewhouse-train", description="ClusterTrainingRuntime")
+    image: str = Field(default="", description="Image in place of the runtime's")
+    nodes: int = Field(default=1, ge=1)
+    processes_per_node: int = Field(default=8, ge=1, description="Ranks, one a GPU")
+    gpu_resource: str = Field(default="nvidia.com/gpu", description="Empty for CPU nodes")
+    cpu: str = "32"
+    memory: str = "512Gi"
+    queue: str = Field(default="", description="Kueue LocalQueue; not queued if empty")
+    priority: str = Field(default="", description="Kueue WorkloadPriorityClass")
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+    claim: str = Field(default="", description="Claim with the workspace, mounted by all nodes")
+    mount: str = Field(default="/workspace", description="Where the claim is mounted")
+    env: list[dict[str, Any]] = []
+    volumes: list[dict[str, Any]] = []
+    volume_mounts: list[dict[str, Any]] = []
+    heartbeat_minutes: float = Field(
+        default=30.0, gt=0, description="A running job that says nothing for longer is given up"
+    )
+    poll_s: float = Field(default=10.0, gt=0, description="Seconds between looks at the job")
+    address: str = Field(
+        default="", description="API server; the one around this process or of KUBECONFIG if empty"
+    )
+    gpu_gib: float = Field(default=80.0, gt=0, description="Memory of a GPU, for the estimate")
+    host_gib: float = Field(default=1024.0, gt=0, description="Memory of a node's CPUs")
+    tflops: float = Field(
+        default=989.0, gt=0, description="Dense bfloat16 TFLOP/s of a GPU at its best"
+    )
+    mfu: float | None = Field(
+        default=None, gt=0, le=1, description="Part of it that training reaches, once measured"
+    )
+    on_cancel: Literal["delete", "suspend"] = "delete"
+
+    def pool(self) -> Pool:
+        """The GPUs, for the estimate."""
+        return Pool(
+            nodes=self.nodes,
+            gpus_per_node=self.processes_per_node,
+            gpu_gib=self.gpu_gib,
+            host_gib=self.host_gib,
+            tflops=self.tflops,
+        )
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> ClusterSpec:
+        """Validate.
+
+        Raises:
+            ConfigError: A field is missing, unknown or out of range.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(p) for p in first["loc"])
+            msg = f"cluster.{field}: {first['msg']} (got {first['input']!r})"
+            raise ConfigError(msg) from error
+
+    def with_task(self, task: dict[str, Any]) -> ClusterSpec:
+        """With what a pipeline set on the step itself: it is meant for the job.
+
+        Args:
+            task: Fields of `kfp.dsl.TaskConfig`.
+        """
+        changes: dict[str, Any] = {}
+        for name in ("tolerations", "env", "volumes", "volume_mounts"):
+            if task.get(name):
+                changes[name] = [*getattr(self, name), *task[name]]
+        if task.get("node_selector"):
+            changes["node_selector"] = self.node_selector | task["node_selector"]
+        return self.model_copy(update=changes)
+
+
+def job_name(run_id: str) -> str:
+    """Name of the job of a run: a DNS label that begins with a letter, the same for the same id."""
+    return f"train-{hashlib.sha256(run_id.encode()).hexdigest()[:16]}"
+
+
+def build(spec: ClusterSpec, *, run_id: str, config: str, digest: str) -> dict[str, Any]:
+    """The TrainJob of a run.
+
+    Args:
+        spec: Cluster.
+        run_id: Identifies the run; of it the name is made.
+        config: Path of `train.json` as the nodes see it.
+        digest: Of what the run does; a job of the same run with another is not adopted.
+    """
+    labels = {LABEL_RUN: job_name(run_id).removeprefix("train-")}
+    if spec.queue:
+        labels["kueue.x-k8s.io/queue-name"] = spec.queue
+    if spec.priority:
+        labels["kueue.x-k8s.io/priority-class"] = spec.priority
+    amounts: dict[str, Any] = {"cpu": spec.cpu, "memory": spec.memory}
+    if spec.gpu_resource:
+        amounts[spec.gpu_resource] = spec.processes_per_node
+    trainer: dict[str, Any] = {
+        "numNodes": spec.nodes,
+        "numProcPerNode": spec.processes_per_node,
+        "command": ["torchrun"],
+        "args": ["-m", "brewhouse.training", "--config", config],
+        "env": [*spec.env, {"name": "PYTHONUNBUFFERED", "value": "1"}],
+        "resourcesPerNode": {"requests": amounts, "limits": amounts},
+    }
+    if spec.image:
+        trainer["image"] = spec.image
+    job: dict[str, Any] = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "TrainJob",
+        "metadata": {
+            "name": job_name(run_id),
+            "namespace": spec.namespace,
+            "labels": labels,
+            "annotations": {ANNOTATION_DIGEST: digest, "brewhouse.dev/run-id": run_id},
+        },
+        "spec": {
+            "runtimeRef": {"name": spec.runtime, "kind": "ClusterTrainingRuntime"},
+            "trainer": trainer,
+        },
+    }
+    pod = _pod_patch(spec)
+    if pod:
+        template = {"spec": {"template": {"spec": pod}}}
+        runtime = {"template": {"spec": {"replicatedJobs": [{"name": NODE, "template": template}]}}}
+        job["spec"]["runtimePatches"] = [{"manager": _MANAGER, "trainingRuntimeSpec": runtime}]
+    return job
+
+
+def _pod_patch(spec: ClusterSpec) -> dict[str, Any]:
+    volumes, mounts = list(spec.volumes), list(spec.volume_mounts)
+    if spec.claim:
+        claim = {"claimName": spec.claim}
+        volumes.append({"name": "workspace", "persistentVolumeClaim": claim})
+        mounts.append({"name": "workspace", "mountPath": spec.mount})
+    pod: dict[str, Any] = {}
+    if spec.node_selector:
+        pod["nodeSelector"] = spec.node_selector
+    if spec.tolerations:
+        pod["tolerations"] = spec.tolerations
+    if volumes:
+        pod["volumes"] = volumes
+        pod["containers"] = [{"name": NODE, "volumeMounts": mounts}]
+    return pod
+
+
+def connect(address: str = "") -> Any:
+    """A client of the API server: in the cluster, by kubeconfig, or at an address (tests).
+
+    Raises:
+        ConfigError: There is no cluster to talk to.
+    """
+    from kubernetes import client, config
+
+    if address:
+        settings = client.Configuration()
+        settings.host = address
+        return client.ApiClient(settings)
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        try:
+            config.load_kube_config()
+        except (config.ConfigException, OSError) as error:
+            msg = f"no cluster: {error}; run inside one or set KUBECONFIG"
+            raise ConfigError(msg) from error
+    return client.ApiClient()
+
+
+class Launcher:
+    """Starts or adopts the job of a run and follows it."""
+
+    def __init__(self, api: Any, spec: ClusterSpec, *, tell: Callable[[str], None]) -> None:
+        """Take a client.
+
+        Args:
+            api: `kubernetes.client.ApiClient`.
+            spec: Cluster.
+            tell: Told what happens, a line each.
+        """
+        from kubernetes import client
+
+        self.jobs = client.CustomObjectsApi(api)
+        self.core = client.CoreV1Api(api)
+        self.spec, self.tell = spec, tell
+
+    def launch(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Create the job, or adopt the one of the same run; a failed one is made anew.
+
+        Raises:
+            TrainingError: A job of this name does something else, or the server refuses ours.
+        """
+        from kubernetes.client.exceptions import ApiException
+
+        name = job["metadata"]["name"]
+        found = self._get(name)
+        if found is not None and _condition(found, "Failed"):
+            self.tell(f"TrainJob {name} failed before; starting it again from its checkpoints")
+            self._delete(name)
+            self._wait_until_gone(name)
+            found = None
+        if found is None:
+            try:
+                made = self.jobs.create_namespaced_custom_object(
+                    GROUP, VERSION, self.spec.namespace, PLURAL, job
+                )
+                self.tell(f"TrainJob {name} created in {self.spec.namespace}")
+                return dict(made)
+            except ApiException as error:
+                if error.status != 409:
+                    msg = (
+                        f"TrainJob {name} was refused by the API server ({error.status}): "
+                        f"{_message(error)}"
+                    )
+                    raise TrainingError(msg) from error
+                found = self._get(name) or {}  # Someone else was faster by a moment.
+        asked = job["metadata"]["annotations"][ANNOTATION_DIGEST]
+        there = found.get("metadata", {}).get("annotations", {}).get(ANNOTATION_DIGEST)
+        if there != asked:
+            msg = (
+                f"TrainJob {name} in {self.spec.namespace} is of this run but trains another thing "
+                f"({there}, asked {asked}); delete it or start a run of another id"
+            )
+            raise TrainingError(msg)
+        if found["spec"].get("suspend") and not self.spec.queue:
+            self._patch(name, {"spec": {"suspend": False}})
+        self.tell(f"TrainJob {name} is there already: adopted")
+        return dict(found)
+
+    def follow(self, name: str) -> None:
+        """Wait for the end, telling phases and log lines; on a signal suspend or delete the job.
+
+        Raises:
+            TrainingError: The job failed, was deleted, or said nothing for too long.
+        """
+        phase, seen, heard = "", 0, time.monotonic()
+        with self._stopping(name):
+            while True:
+                job = self._get(name)
+                if job is None:
+                    msg = f"TrainJob {name} was deleted by someone else; start the step again"
+                    raise TrainingError(msg)
+                now = self._phase(job)
+                if now != phase:
+                    self.tell(f"TrainJob {name}: {now}")
+                    phase, heard = now, time.monotonic()
+                fresh, seen = self._fresh_lines(name, seen)
+                for line in fresh:
+                    heard = time.monotonic()
+                    if line.startswith(("train", "error")):
+                        self.tell(line)
+                if _condition(job, "Complete"):
+                    return
+                if _condition(job, "Failed"):
+                    raise TrainingError(self._why(job))
+                silent = time.monotonic() - heard
+                if phase.startswith("running") and silent > 60 * self.spec.heartbeat_minutes:
+                    self._cancel(name)
+                    msg = (
+                        f"TrainJob {name} said nothing for {silent / 60:.1f} minutes while running "
+                        f"and was stopped ({self.spec.on_cancel}); see its logs, or raise "
+                        f"heartbeat_minutes ({self.spec.heartbeat_minutes:g})"
+                    )
+                    raise TrainingError(msg)
+                time.sleep(self.spec.poll_s)
+
+    def _phase(self, job: dict[str, Any]) -> str:
+        if _condition(job, "Complete"):
+            return "complete"
+        if _condition(job, "Failed"):
+            return "failed"
+        if job["spec"].get("suspend") or _condition(job, "Suspended"):
+            queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
+            return f"waiting in queue {queue}" if queue else "suspended"
+        pods = self._pods(job["metadata"]["name"])
+        running = sum(pod.status.phase == "Running" for pod in pods)
+        if running:
+            return f"running on {running} of {self.spec.nodes} nodes"
+        for pod in pods:
+            for condition in pod.status.conditions or []:
+                if condition.type == "PodScheduled" and condition.status == "False":
+                    return f"pending: {condition.message}"
+            for status in pod.status.container_statuses or []:
+                if status.state and status.state.waiting:
+                    return f"pending: {status.state.waiting.reason}"
+        return "pending"
+
+    def _pods(self, name: str) -> list[Any]:
+        found = self.core.list_namespaced_pod(
+            self.spec.namespace, label_selector=f"{JOB_LABEL}={name}"
+        ).items
+        return sorted(found, key=lambda pod: str(pod.metadata.name))
+
+    def _fresh_lines(self, name: str, seen: int) -> tuple[list[str], int]:
+        """Lines of the first node's log beyond those seen."""
+        pods = [p for p in self._pods(name) if p.status.phase not in (None, "Pending")]
+        if not pods:
+            return [], seen
+        lines = self._log(pods[0]).splitlines()
+        return lines[seen:] if len(lines) >= seen else lines, len(lines)
+
+    def _log(self, pod: Any, **options: Any) -> str:
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return str(
+                self.core.read_namespaced_pod_log(
+                    pod.metadata.name,
+                    self.spec.namespace,
+                    container=NODE,
+                    _preload_content=False,
+                    **options,
+                ).data.decode(errors="replace")
+            )
+        except ApiException:
+            return ""
+
+    def _why(self, job: dict[str, Any]) -> str:
+        """What failed: the condition, and the last lines of the node that ended badly first."""
+        name = job["metadata"]["name"]
+        condition = _condition(job, "Failed") or {}
+        said = f"TrainJob {name} failed: {condition.get('message', 'no reason given')}"
+        broken = []
+        for pod in self._pods(name):
+            for status in pod.status.container_statuses or []:
+                ended = status.state.terminated if status.state else None
+                if ended is not None and ended.exit_code:
+                    broken.append((str(ended.finished_at), pod, ended.exit_code))
+        if not broken:
+            return f"{said}; no pod of it is left to ask"
+        _, pod, code = min(broken, key=lambda b: (b[0], b[1].metadata.name))
+        lines = [line for line in self._log(pod).splitlines() if line.strip()]
+        ours = [line for line in lines if "error: " in line] or lines
+        return f"{said}; {pod.metadata.name} ended with {code}: " + " | ".join(ours[-_TAIL:])
+
+    def _get(self, name: str) -> dict[str, Any] | None:
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return dict(
+                self.jobs.get_namespaced_custom_object(
+                    GROUP, VERSION, self.spec.namespace, PLURAL, name
+                )
+            )
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            msg = f"TrainJob {name}: the API server answered {error.status}: {_message(error)}"
+            raise TrainingError(msg) from error
+
+    def _patch(self, name: str, patch: dict[str, Any]) -> None:
+        self.jobs.patch_namespaced_custom_object(
+            GROUP, VERSION, self.spec.namespace, PLURAL, name, patch
+        )
+
+    def _delete(self, name: str) -> None:
+        self.jobs.delete_namespaced_custom_object(
+            GROUP, VERSION, self.spec.namespace, PLURAL, name, propagation_policy="Foreground"
+        )
+
+    def _wait_until_gone(self, name: str) -> None:
+        for _ in range(600):
+            if self._get(name) is None:
+                return
+            time.sleep(min(1.0, self.spec.poll_s))
+        msg = f"TrainJob {name} is being deleted and does not go; look at its finalizers"
+        raise TrainingError(msg)
+
+    def _cancel(self, name: str) -> None:
+        if self.spec.on_cancel == "suspend":
+            self._patch(name, {"spec": {"suspend": True}})
+            self.tell(f"TrainJob {name} suspended")
+        else:
+            self._delete(name)
+            self.tell(f"TrainJob {name} deleted")
+
+    @contextmanager
+    def _stopping(self, name: str) -> Iterator[None]:
+        """While following, a termination signal ends the job before it ends us."""
+
+        def stop(number: int, _frame: object) -> None:
+            raise SystemExit(128 + number)
+
+        before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        except SystemExit:
+            self._cancel(name)
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    """A condition that holds."""
+    for condition in job.get("status", {}).get("conditions", []):
+        if condition["type"] == kind and condition["status"] == "True":
+            return dict(condition)
+    return None
+
+
+def _message(error: Any) -> str:
+    import json
+
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)
