@@ -54,7 +54,7 @@ def configure(shards: Path, out: Path, **options: object) -> Path:
 def start(config: Path, *, ranks: int) -> subprocess.Popen[str]:
     """Start torchrun in a process group of its own."""
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *(sys.executable, "-m", "brewhouse.training.agent", "--standalone"),
         *(f"--nproc_per_node={ranks}", "-m", "brewhouse.training", "--config", str(config)),
     ]
     with (config.parent / "train.log").open("a") as log:

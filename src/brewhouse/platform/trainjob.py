@@ -133,7 +133,7 @@ def build(spec: ClusterSpec, *, run_id: str, config: str, digest: str) -> dict[s
     trainer: dict[str, Any] = {
         "numNodes": spec.nodes,
         "numProcPerNode": spec.processes_per_node,
-        "command": ["torchrun"],
+        "command": ["python", "-m", "brewhouse.training.agent"],
         "args": ["-m", "brewhouse.training", "--config", config],
         "env": [*spec.env, {"name": "PYTHONUNBUFFERED", "value": "1"}],
         "resourcesPerNode": {"requests": amounts, "limits": amounts},

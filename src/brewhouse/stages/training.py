@@ -230,7 +230,7 @@ def _launch(out: Path, processes: int) -> None:
     command = [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "brewhouse.training.agent",
         "--standalone",
         f"--nproc_per_node={processes}",
         "-m",

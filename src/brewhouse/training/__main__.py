@@ -24,8 +24,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent(signal.SIGKILL)
+    from brewhouse.training.agent import RETRY_EXIT_CODE
     from brewhouse.training.config import TrainConfig
-    from brewhouse.training.engine import RETRY_EXIT_CODE, Preempted, Trainer
+    from brewhouse.training.engine import Preempted, Trainer
     from brewhouse.training.setup import leave_distributed
 
     # DeepSpeed calls collectives by their old names, at every step.

@@ -33,8 +33,6 @@ from brewhouse.training.upload import Store, Uploader
 
 _STEADY = 50
 """Steps over which a primer's loss must be low for it to grow harder."""
-RETRY_EXIT_CODE = 75
-"""EX_TEMPFAIL: stopped by a signal with a checkpoint written; start again to go on."""
 
 
 class Preempted(Exception):  # noqa: N818 - a state, not a fault
