@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export FEAST_USAGE := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench model compile docs clean setup
+.PHONY: help demo test lint types bench model compile docs clean setup wheels image
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,15 @@ compile: $(STAMP) ## Compile the pipelines to the YAML beside their source
 
 docs: $(STAMP) ## Write the README of every component from its source
 	$(BIN)/python tools/component_readmes.py
+
+wheels: $(STAMP) ## Gather the wheels that images are built from
+	rm -rf build/wheels/steps
+	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels/steps --constraint constraints.txt torch==2.13.0 '.[all]'
+	@# Pip builds in the tree; what it leaves would be packed again.
+	rm -rf build/lib build/bdist.*
+
+image: wheels ## Build the image of the steps; BASE=local makes a base from Debian's packages
+	tools/image.sh steps
 
 clean: ## Remove what was built; runs/ and .venv stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -2,14 +2,14 @@
 
 import os
 
-FAMILIES = ("orchestrator", "feast", "train")
+FAMILIES = ("steps", "train")
 
 
 def image(family: str) -> str:
     """Image of a family, from BREWHOUSE_IMAGE_REGISTRY and BREWHOUSE_IMAGE_TAG at compile time.
 
     Args:
-        family: `orchestrator` (light steps), `feast` (feature store), `train` (torch).
+        family: `steps` (everything on CPUs) or `train` (training on GPUs), as in Containerfile.
 
     Raises:
         ValueError: Unknown family.

@@ -4,7 +4,7 @@ from brewhouse.components.images import image
 from kfp import dsl
 
 
-@dsl.component(base_image=image("feast"), install_kfp_package=False)
+@dsl.component(base_image=image("steps"), install_kfp_package=False)
 def verbalize(
     domain: str,
     train_end: str,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 SHUTDOWN_S = 900
 """Seconds ranks are given to write a checkpoint; the cluster's grace period ends it sooner."""
@@ -20,12 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Run torchrun in this process; return what its first failed rank did, or 0."""
     # torchrun's own default kills ranks 30 seconds after a signal, in the middle of a large save.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
-    from torch.distributed import run
+    from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        run.run(run.parse_args(arguments))
+        command: Any = torchrun
+        command.run(command.parse_args(arguments))
     except ChildFailedError as error:
         print(f"train: {error}", file=sys.stderr, flush=True)
         codes = [f.exitcode for f in error.failures.values()]
