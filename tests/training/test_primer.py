@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.prompts.builder import TreeBuilder, tokenized, voices
 from brewhouse.prompts.questions import answer_tokens, build_questions
-from brewhouse.prompts.shards import write_trees
+from brewhouse.prompts.shards import read_trees, write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.tree import TokenTree
 from brewhouse.tasks.suite import load_suite
@@ -150,7 +151,10 @@ def test_growth_is_measured_from_what_can_be_known(
     [
         ({"loss": "actions"}, "give either shards or primer"),
         ({"loss": "actions", "shards": "cpt", "primer": {}}, "give either shards or primer"),
-        ({"loss": "answers", "primer": {}}, "a primer has no leaves; set loss to actions"),
+        (
+            {"loss": "answers", "primer": {}},
+            "a primer brings its own questions; set loss to actions",
+        ),
     ],
 )
 def test_mistakes(stage: dict, message: str) -> None:
@@ -161,3 +165,35 @@ def test_mistakes(stage: dict, message: str) -> None:
     }
     with pytest.raises(ConfigError, match=message):
         parse_train_config(value, where="options")
+
+
+def test_where_logs_hold_no_no_it_asks_what_was_seen(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, tmp_path: Path
+) -> None:
+    """Trunks from which every "no" of one surface is taken: histories of yes, questions behind."""
+    book = build_questions(linkedin.domain, load_suite(linkedin))
+    plain = stream(linkedin, tokenizer, trunks)
+    assert (plain.implicit, plain.loss) == ([], "actions")
+    number = next(i for i, q in enumerate(plain.asked) if book.questions[q].surface == "feed")
+    head, no = plain.heads[number][0], int(plain.answers[number][0])
+    trees = list(read_trees(trunks / "shard-0000.parquet"))
+    changed = []
+    for tree in trees:
+        tokens, inside = tree.tokens_T.copy(), False
+        for i, token in enumerate(tokens):
+            if token in {h[0] for h in plain.heads}:
+                inside = token == head
+            if inside and token == no:
+                tokens[i] = plain.answers[number][-1]
+        changed.append(replace(tree, tokens_T=tokens))
+    write_trees(tmp_path / "shard-0000.parquet", changed)
+    one = stream(linkedin, tokenizer, tmp_path, unseen=1.0, keys=3)
+    assert (one.implicit, one.loss) == ([number], "both")
+    for tree in next(one()):
+        seen = set(tree.tokens_T[: tree.trunk].tolist())
+        assert no not in seen
+        for start, end, label in zip(tree.leaf_start_N, tree.leaf_end_N, tree.label_N, strict=True):
+            key = tree.tokens_T[end - len(one.tail) - 2 : end - len(one.tail)].tolist()
+            assert (not seen.isdisjoint(key)) == (label > 0)
+            assert tree.tokens_T[start] == head
+        assert 0 < (tree.label_N > 0).mean() < 1

@@ -47,7 +47,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "demo": {"model": BASE, "tokens": 6_000_000, "max_test_sessions": 6_000},
     "pretrain": {"model": "tiny", "tokens": 24_000_000, "max_test_sessions": 6_000},
     "bench": {"model": BASE, "tokens": 100_000_000, "max_test_sessions": 20_000},
-    "": {"model": "tiny", "tokens": 8_000_000, "max_test_sessions": 20_000},
+    "": {"model": "tiny", "tokens": 14_000_000, "max_test_sessions": 20_000},
 }
 """By preset; the empty name is for a source folder. `tokens` is the budget of fine-tuning."""
 
@@ -56,7 +56,7 @@ def stages(model: str, tokens: int) -> list[dict[str, Any]]:
     """Training stages for a model and a budget of fine-tuning tokens."""
     if model in FROM_SCRATCH:
         recall = min(12_000_000, max(1, tokens))
-        return scratch(recall=recall, trunks=max(1, tokens // 3), finetune=tokens)
+        return scratch(recall=recall, trunks=max(1, tokens // 6), finetune=tokens)
     return tune(finetune=tokens)
 
 

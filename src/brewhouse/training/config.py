@@ -23,6 +23,13 @@ class PrimerSpec(Strict):
         "in front of answers in trunks",
     )
     events: int = Field(default=16, ge=2, description="Events of a sequence of two keys")
+    unseen: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of sequences that ask whether a key stands in the history at all, where "
+        "surfaces log only what was done (their negatives are drawn)",
+    )
     fillers: int = Field(default=1, ge=0, description="Random words in front of a key")
     grow_below: float = Field(
         default=0.5,
@@ -66,7 +73,7 @@ class Stage(Strict):
             msg = f"stage {self.name}: give either shards or primer, not both or neither"
             raise ValueError(msg)
         if self.primer is not None and self.loss != "actions":
-            msg = f"stage {self.name}: a primer has no leaves; set loss to actions"
+            msg = f"stage {self.name}: a primer brings its own questions; set loss to actions"
             raise ValueError(msg)
         return self
 

@@ -154,7 +154,8 @@ class Trainer:
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = lr
             began = time.monotonic()
-            loss, targets, aux = self._step(batches, stage)
+            asked = source.loss if isinstance(source, PrimerStream) else stage.loss
+            loss, targets, aux = self._step(batches, stage, asked)
             self.state["spent_s"] += time.monotonic() - began
             self.state["trained"] += tokens
             self.state["groups"] += 1
@@ -193,14 +194,17 @@ class Trainer:
                 manifest.answers,
                 surfaces=manifest.surfaces,
                 shards=self.config.data / "cpt",
+                token_weight=self.config.token_loss_weight,
                 **options,
             )
             source.level = self.state["level"]
             return source
         return TreeStream(self.config.data / stage.shards, max_trunk=stage.max_trunk, **options)
 
-    def _step(self, batches: list[Batch], stage: Stage) -> tuple[float, int, float]:
+    def _step(self, batches: list[Batch], stage: Stage, asked: str) -> tuple[float, int, float]:
         """One optimizer step: loss over the micro-batches of all ranks, targets, balancing loss.
+
+        `asked` is the kind of loss, as of `Ranker.forward`.
 
         Every loss is a sum over this rank's part divided by the whole step's weight, so that how
         micro-batches fall to ranks changes nothing.
@@ -210,11 +214,11 @@ class Trainer:
         torch.manual_seed((self.config.seed << 32) ^ self.state["step"] ^ (self.rank << 24))
         rows = [collate(b, backend=default_backend(self.device)).to(self.device) for b in batches]
         module = self.engine.module
-        own = sum((module.totals(row, stage.loss) for row in rows), torch.zeros(2).double())
+        own = sum((module.totals(row, asked) for row in rows), torch.zeros(2).double())
         totals = sum_over_ranks(own.to(self.device)).cpu()
         done = torch.zeros(3, dtype=torch.float64, device=self.device)
         for row in rows:
-            done += self._micro_step(row, stage, totals)
+            done += self._micro_step(row, asked, totals)
         loss, targets, aux = sum_over_ranks(done).tolist()
         if not math.isfinite(loss):
             msg = (
@@ -224,8 +228,8 @@ class Trainer:
             raise TrainingError(msg)
         return loss, int(targets), aux / self.size
 
-    def _micro_step(self, row: TreeBatch, stage: Stage, totals: torch.Tensor) -> torch.Tensor:
-        loss, count, router = self.engine(row, stage.loss, self.config.token_loss_weight, totals)
+    def _micro_step(self, row: TreeBatch, asked: str, totals: torch.Tensor) -> torch.Tensor:
+        loss, count, router = self.engine(row, asked, self.config.token_loss_weight, totals)
         # DeepSpeed takes the mean over ranks and micro-batches, and this is a part of a sum.
         total, aux = loss * self.size, torch.zeros((), device=self.device)
         if router:

@@ -7,6 +7,10 @@ events show a key, between marks as in real prompts, and its answer. Keys are th
 often stand in front of answers in the run's own histories, for what is learned of one word is not
 known of another; marks and answers are those of the run's questions.
 
+Where a surface logs only what was done, its history has no "no" to read: there the question is
+whether an item's words stand in the history at all. So a share of the sequences are histories of
+"yes" alone, followed by questions about keys that were seen and keys that were not.
+
 Suffixes: B sequences, E events, K keys.
 """
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,6 +37,12 @@ _RUN = 4
 """Events in a row on one surface, as in a session."""
 _LONGER = 2
 """Events that a sequence gains with each key."""
+_BAG = 2
+"""Words of a key where the question is whether it was seen."""
+_POOL = 300
+"""Words that such keys are made of."""
+_ASKED = 16
+"""Questions behind a history of keys that were seen."""
 
 
 class PrimerStream:
@@ -53,6 +64,7 @@ class PrimerStream:
         shards: Path,
         batch_tokens: int,
         seed: int,
+        token_weight: float = 0.5,
     ) -> None:
         """Prepare words, marks and answers.
 
@@ -65,6 +77,7 @@ class PrimerStream:
             shards: Trunks from which words are counted.
             batch_tokens: Tokens of a micro-batch at most.
             seed: Seed of the sequences.
+            token_weight: Weight of action words against questions in the loss.
         """
         self.spec, self.begin = spec, tokenizer.begin
         markup: Markup = tokenizer.markup
@@ -74,16 +87,26 @@ class PrimerStream:
         self.tail = _encode(tokenizer, markup.answer_next())
         # The first answer of a question says no, any other yes.
         self.answers = [np.array(answers[i], np.int32) for i in asked]
+        self.asked, self.token_weight = asked, token_weight
         tails = len(self.tail)
         self.words, self.fillers = _words_before_answers(shards, answers, tails, spec.words)
+        self.pool, _ = _words_before_answers(shards, answers, tails, _POOL)
         if len(self.words) < spec.keys:
             msg = (
                 f"{shards}: {len(self.words)} words stand in front of answers; lower keys of the "
                 f"primer ({spec.keys})"
             )
             raise TrainingError(msg)
+        self.implicit = _without_no(shards, self.heads, self.answers)
+        enough = len(self.pool) >= _BAG * (spec.keys + 1)
+        self.unseen = spec.unseen if self.implicit and enough else 0.0
         self.level = 0
         self.batch_tokens, self.seed = batch_tokens, seed
+
+    @property
+    def loss(self) -> Literal["actions", "both"]:
+        """Loss of the sequences, as of `Ranker.forward`: some ask questions or none do."""
+        return "both" if self.unseen else "actions"
 
     @property
     def grow_below(self) -> float:
@@ -92,8 +115,12 @@ class PrimerStream:
         Which of a surface's several yes-answers is given cannot be known: half of the events cost
         the logarithm of their number whatever is learned. A guess of yes or no costs log 2 more.
         """
-        floor = float(np.mean([np.log(len(said) - 1) for said in self.answers])) / 2
-        return floor + self.spec.grow_below * float(np.log(2))
+        known = float(np.mean([np.log(len(said) - 1) for said in self.answers])) / 2
+        bit = self.spec.grow_below * float(np.log(2))
+        if not self.unseen:
+            return known + bit
+        # Questions cost nothing once known; beside them weigh the sequences that tell labels.
+        return bit + (1 - self.unseen) * self.token_weight * (known + bit)
 
     @property
     def grown(self) -> bool:
@@ -117,6 +144,8 @@ class PrimerStream:
 
     def _sequence(self, rng: np.random.Generator) -> TokenTree:
         """One sequence of two keys up to as many as the level allows."""
+        if self.unseen and rng.random() < self.unseen:
+            return self._seen_or_not(rng)
         spec = self.spec
         events = spec.events + _LONGER * self.level
         keys = int(rng.integers(2, 3 + self.level))
@@ -138,17 +167,67 @@ class PrimerStream:
             tokens.append(int(rng.choice(said[1:]) if yes_K[pick_E[event]] else said[0]))
         return TokenTree.of_trunk(np.array(tokens, np.int32))
 
+    def _seen_or_not(self, rng: np.random.Generator) -> TokenTree:
+        """A history of things done, and questions about keys in it and keys that are not."""
+        keys = 1 + self.level
+        words = rng.permutation(self.pool)
+        bags_KB = words[: keys * _BAG].reshape(keys, _BAG)
+        others = words[keys * _BAG :]
+        asked = int(rng.choice(self.implicit))
+        tokens: list[int] = [self.begin, *rng.choice(self.fillers, _OPENING).tolist()]
+        for _ in range(4 + 3 * keys):
+            # Most things are done where the question will be asked, some elsewhere.
+            surface = asked if rng.random() < 0.7 else int(rng.choice(self.implicit))
+            tokens += self.heads[surface] + bags_KB[rng.integers(keys)].tolist() + self.tail
+            tokens.append(int(self.answers[surface][-1]))
+        trunk, seen = len(tokens), set(tokens)
+        starts, labels = [], []
+        for _ in range(_ASKED):
+            yes = rng.random() < 0.5
+            bag_B = bags_KB[rng.integers(keys)] if yes else rng.choice(others, _BAG, replace=False)
+            starts.append(len(tokens))
+            tokens += self.heads[asked] + rng.choice(self.fillers, 3).tolist()
+            tokens += bag_B.tolist() + self.tail
+            known = not seen.isdisjoint(bag_B.tolist())
+            labels.append(len(self.answers[asked]) - 1 if known else 0)
+        return TokenTree(
+            member="",
+            tokens_T=np.array(tokens, np.int32),
+            trunk=trunk,
+            leaf_start_N=np.array(starts),
+            branch_N=np.full(_ASKED, trunk),
+            question_N=np.full(_ASKED, self.asked[asked]),
+            label_N=np.array(labels),
+            weight_N=np.ones(_ASKED, np.float32),
+            row_N=("",) * _ASKED,
+        )
+
+
+def _without_no(shards: Path, heads: list[list[int]], answers: list[np.ndarray]) -> list[int]:
+    """Questions whose surface stands in the trunks, and never with its first answer, the no."""
+    tokens = _some_tokens(shards)
+    every = np.unique(np.concatenate(answers))
+    at = np.flatnonzero(np.isin(tokens, every))
+    first = np.array([head[0] for head in heads])
+    # The mark of a surface in front of each answer is the last one before it.
+    marks = np.flatnonzero(np.isin(tokens, first))
+    behind = np.searchsorted(marks, at) - 1
+    mark, said = tokens[marks[behind[behind >= 0]]], tokens[at[behind >= 0]]
+    found: list[int] = []
+    if len(set(first.tolist())) < len(heads):
+        return found  # A borrowed tokenizer's marks cannot be told apart by one token.
+    for number, (head, row) in enumerate(zip(heads, answers, strict=True)):
+        own = said[mark == head[0]]
+        if np.isin(own, row[1:]).any() and not (own == row[0]).any():
+            found.append(number)
+    return found
+
 
 def _words_before_answers(
     shards: Path, answers: list[list[int]], tail: int, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The commonest tokens in front of answers, and those that stand in front of them, int32."""
-    file = sorted(shards.glob("*.parquet"))
-    if not file:
-        msg = f"no token shards in {shards}; run the verbalize step first"
-        raise TrainingError(msg)
-    table = pq.ParquetFile(file[0]).read_row_group(0, columns=["tokens"])
-    tokens = table.column("tokens").combine_chunks().flatten().to_numpy()
+    tokens = _some_tokens(shards)
     ids = np.unique([token for row in answers for token in row])
     at = np.flatnonzero(np.isin(tokens, ids))
     at = at[at >= tail + 2] - 1 - tail
@@ -156,6 +235,17 @@ def _words_before_answers(
     words = words[np.argsort(-times, kind="stable")][:most].astype(np.int32)
     before = np.unique(tokens[at[np.isin(tokens[at], words)] - 1]).astype(np.int32)
     return words, before
+
+
+def _some_tokens(shards: Path) -> np.ndarray:
+    """Tokens of the first trunks, int32."""
+    file = sorted(shards.glob("*.parquet"))
+    if not file:
+        msg = f"no token shards in {shards}; run the verbalize step first"
+        raise TrainingError(msg)
+    table = pq.ParquetFile(file[0]).read_row_group(0, columns=["tokens"])
+    found: np.ndarray = table.column("tokens").combine_chunks().flatten().to_numpy()
+    return found
 
 
 def _encode(tokenizer: PromptTokenizer, segments: tuple[Segment, ...]) -> list[int]:
