@@ -293,7 +293,7 @@ def test_silence_while_running_ends_it_and_waiting_in_a_queue_does_not(fake: Fak
 def test_a_cancelled_step_takes_its_job_with_it(fake: Fake, on_cancel: str) -> None:
     cluster, api = fake
     launcher = Launcher(
-        api, ClusterSpec.parse(FULL | {"on_cancel": on_cancel}), tell=lambda _: None
+        api, ClusterSpec.parse(FULL | {"on_cancel": on_cancel, "queue": ""}), tell=lambda _: None
     )
     launcher.launch(job())
     key = Controller(cluster, job_name("run-1")).key

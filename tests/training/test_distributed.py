@@ -76,19 +76,19 @@ def test_killed_at_random_nothing_is_lost(shards: Path, tmp_path: Path) -> None:
 
     `BREWHOUSE_KILLS` sets how many; the figure in the README is of 20.
     """
-    options = {**SHORT, "zero_stage": 1, "checkpoint_steps": 3}
+    kills = int(os.environ.get("BREWHOUSE_KILLS", "3"))
+    stages = [FINETUNE | {"tokens": 25_000 * kills}]
+    options = {**SHORT, "stages": stages, "zero_stage": 1, "checkpoint_steps": 3}
     calm = finish(configure(shards, tmp_path / "calm", **options), ranks=2)
     out = tmp_path / "killed"
     config = configure(shards, out, **options)
     draw = random.Random(7)
-    kills = int(os.environ.get("BREWHOUSE_KILLS", "3"))
     for number in range(kills):
         process = start(config, ranks=2)
         lines = steps_told(out)
         wait_for(lambda lines=lines: steps_told(out) > lines, process)
         time.sleep(draw.random() * 0.6)
-        if process.poll() is not None:
-            break
+        assert process.poll() is None, f"the run was over after {number} of {kills} kills"
         term = number % 2 == 0
         before = newest(out / "checkpoints")
         if term:

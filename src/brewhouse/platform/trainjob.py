@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from brewhouse.errors import ConfigError, TrainingError
+from brewhouse.training.agent import RETRY_EXIT_CODE
 from brewhouse.training.estimate import Pool
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
@@ -25,8 +26,20 @@ ANNOTATION_DIGEST = "brewhouse.dev/config-digest"
 JOB_LABEL = "jobset.sigs.k8s.io/jobset-name"
 NODE = "node"
 """Name of the replicated job and of its container in a torch runtime."""
+_INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 _TAIL = 15
+_UNREACHABLE_S = 900.0
+"""Seconds an API server may be silent before following it is given up."""
+_GONE_S = 1800.0
+"""Seconds a deleted job may take to go: its nodes write a checkpoint first."""
 _MANAGER = "brewhouse.dev/train-ranker"
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    return (ApiException, HTTPError, OSError)
 
 
 class ClusterSpec(BaseModel):
@@ -41,7 +54,7 @@ class ClusterSpec(BaseModel):
     processes_per_node: int = Field(default=8, ge=1, description="Ranks, one a GPU")
     gpu_resource: str = Field(default="nvidia.com/gpu", description="Empty for CPU nodes")
     cpu: str = "32"
-    memory: str = "512Gi"
+    memory: str = Field(default="1000Gi", description="Of a node, requested and limited")
     queue: str = Field(default="", description="Kueue LocalQueue; not queued if empty")
     priority: str = Field(default="", description="Kueue WorkloadPriorityClass")
     node_selector: dict[str, str] = {}
@@ -68,13 +81,20 @@ class ClusterSpec(BaseModel):
     )
     on_cancel: Literal["delete", "suspend"] = "delete"
 
+    @model_validator(mode="after")
+    def _one_keeper(self) -> ClusterSpec:
+        if self.queue and self.on_cancel == "suspend":
+            msg = "suspend does not go with a queue: Kueue would start the job again; use delete"
+            raise ValueError(msg)
+        return self
+
     def pool(self) -> Pool:
         """The GPUs, for the estimate."""
         return Pool(
             nodes=self.nodes,
             gpus_per_node=self.processes_per_node,
             gpu_gib=self.gpu_gib,
-            host_gib=self.host_gib,
+            host_gib=min(self.host_gib, _gib(self.memory)),
             tflops=self.tflops,
         )
 
@@ -89,7 +109,7 @@ class ClusterSpec(BaseModel):
             return cls.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(p) for p in first["loc"])
+            field = ".".join(str(p) for p in first["loc"]) or "on_cancel"
             msg = f"cluster.{field}: {first['msg']} (got {first['input']!r})"
             raise ConfigError(msg) from error
 
@@ -164,7 +184,7 @@ def build(spec: ClusterSpec, *, run_id: str, config: str, digest: str) -> dict[s
 
 def _pod_patch(spec: ClusterSpec) -> dict[str, Any]:
     volumes, mounts = list(spec.volumes), list(spec.volume_mounts)
-    if spec.claim:
+    if spec.claim and spec.mount not in {mount.get("mountPath") for mount in mounts}:
         claim = {"claimName": spec.claim}
         volumes.append({"name": "workspace", "persistentVolumeClaim": claim})
         mounts.append({"name": "workspace", "mountPath": spec.mount})
@@ -229,7 +249,12 @@ class Launcher:
 
         name = job["metadata"]["name"]
         found = self._get(name)
-        if found is not None and _condition(found, "Failed"):
+        if found is not None and found["metadata"].get("deletionTimestamp"):
+            self.tell(f"TrainJob {name} of an earlier try is being deleted; waiting")
+            self._wait_until_gone(name)
+            found = None
+        asked = job["metadata"]["annotations"][ANNOTATION_DIGEST]
+        if found is not None and _digest(found) == asked and _condition(found, "Failed"):
             self.tell(f"TrainJob {name} failed before; starting it again from its checkpoints")
             self._delete(name)
             self._wait_until_gone(name)
@@ -249,8 +274,7 @@ class Launcher:
                     )
                     raise TrainingError(msg) from error
                 found = self._get(name) or {}  # Someone else was faster by a moment.
-        asked = job["metadata"]["annotations"][ANNOTATION_DIGEST]
-        there = found.get("metadata", {}).get("annotations", {}).get(ANNOTATION_DIGEST)
+        there = _digest(found)
         if there != asked:
             msg = (
                 f"TrainJob {name} in {self.spec.namespace} is of this run but trains another thing "
@@ -268,18 +292,28 @@ class Launcher:
         Raises:
             TrainingError: The job failed, was deleted, or said nothing for too long.
         """
-        phase, seen, heard = "", 0, time.monotonic()
+        phase, seen, heard, reached = "", ("", 0), time.monotonic(), time.monotonic()
+        unreachable = _unreachable()
         with self._stopping(name):
             while True:
-                job = self._get(name)
+                try:
+                    job = self._get(name)
+                    now = self._phase(job) if job else ""
+                    fresh, seen = self._fresh_lines(name, seen)
+                except unreachable as error:
+                    # Days of following outlast an API server's restart.
+                    if time.monotonic() - reached > _UNREACHABLE_S:
+                        raise
+                    self.tell(f"TrainJob {name}: the API server did not answer ({error!r:.80})")
+                    time.sleep(self.spec.poll_s)
+                    continue
+                reached = time.monotonic()
                 if job is None:
                     msg = f"TrainJob {name} was deleted by someone else; start the step again"
                     raise TrainingError(msg)
-                now = self._phase(job)
                 if now != phase:
                     self.tell(f"TrainJob {name}: {now}")
                     phase, heard = now, time.monotonic()
-                fresh, seen = self._fresh_lines(name, seen)
                 for line in fresh:
                     heard = time.monotonic()
                     if line.startswith(("train", "error")):
@@ -324,15 +358,22 @@ class Launcher:
         found = self.core.list_namespaced_pod(
             self.spec.namespace, label_selector=f"{JOB_LABEL}={name}"
         ).items
-        return sorted(found, key=lambda pod: str(pod.metadata.name))
+        # A Job keeps pods that ended beside those that took their place: the newest of each node.
+        newest: dict[str, Any] = {}
+        for pod in sorted(found, key=lambda p: str(p.metadata.creation_timestamp or "")):
+            node = (pod.metadata.labels or {}).get(_INDEX_LABEL, pod.metadata.name)
+            newest[str(node)] = pod
+        return [newest[node] for node in sorted(newest)]
 
-    def _fresh_lines(self, name: str, seen: int) -> tuple[list[str], int]:
-        """Lines of the first node's log beyond those seen."""
+    def _fresh_lines(self, name: str, seen: tuple[str, int]) -> tuple[list[str], tuple[str, int]]:
+        """Lines of the first node's log beyond those seen; all of them from a new pod."""
         pods = [p for p in self._pods(name) if p.status.phase not in (None, "Pending")]
         if not pods:
             return [], seen
+        pod = str(pods[0].metadata.name)
         lines = self._log(pods[0]).splitlines()
-        return lines[seen:] if len(lines) >= seen else lines, len(lines)
+        at = seen[1] if seen[0] == pod and len(lines) >= seen[1] else 0
+        return lines[at:], (pod, len(lines))
 
     def _log(self, pod: Any, **options: Any) -> str:
         from kubernetes.client.exceptions import ApiException
@@ -359,7 +400,7 @@ class Launcher:
         for pod in self._pods(name):
             for status in pod.status.container_statuses or []:
                 ended = status.state.terminated if status.state else None
-                if ended is not None and ended.exit_code:
+                if ended is not None and ended.exit_code not in (0, None, RETRY_EXIT_CODE):
                     broken.append((str(ended.finished_at), pod, ended.exit_code))
         if not broken:
             return f"{said}; no pod of it is left to ask"
@@ -380,6 +421,8 @@ class Launcher:
         except ApiException as error:
             if error.status == 404:
                 return None
+            if error.status and error.status >= 500:
+                raise
             msg = f"TrainJob {name}: the API server answered {error.status}: {_message(error)}"
             raise TrainingError(msg) from error
 
@@ -394,10 +437,11 @@ class Launcher:
         )
 
     def _wait_until_gone(self, name: str) -> None:
-        for _ in range(600):
+        deadline = time.monotonic() + _GONE_S
+        while time.monotonic() < deadline:
             if self._get(name) is None:
                 return
-            time.sleep(min(1.0, self.spec.poll_s))
+            time.sleep(min(5.0, self.spec.poll_s))
         msg = f"TrainJob {name} is being deleted and does not go; look at its finalizers"
         raise TrainingError(msg)
 
@@ -425,6 +469,18 @@ class Launcher:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _gib(quantity: str) -> float:
+    """A Kubernetes quantity of memory in GiB."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    return float(parse_quantity(quantity)) / 2**30
+
+
+def _digest(job: dict[str, Any]) -> str | None:
+    found = job.get("metadata", {}).get("annotations", {}).get(ANNOTATION_DIGEST)
+    return None if found is None else str(found)
 
 
 def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:

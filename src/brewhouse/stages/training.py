@@ -22,6 +22,7 @@ from typing import IO, Any
 from brewhouse import offline
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import atomic_dir, read_json, sha256_json, write_json
+from brewhouse.model.shipped import locate
 from brewhouse.platform.tracking import Tracker, artifact_root
 from brewhouse.platform.trainjob import ClusterSpec, Launcher, build, connect
 from brewhouse.processes import die_with_parent
@@ -150,7 +151,7 @@ def prepare(
     if launcher == "local":
         key = sha256_json([digest, merged, processes])[:16]
         out = Path(workspace) / f"train-{key}"
-        paths = {"data": str(shards), "out": str(out)}
+        paths = {"data": str(shards), "out": str(out), **_upload(merged, key)}
         return Plan(
             config=parse_train_config(merged | paths, where="options"),
             folder=out,
@@ -165,11 +166,10 @@ def prepare(
     # Ranks are not a part of it: a run may go on with another number of them.
     key = sha256_json([digest, merged])[:16]
     there = f"{spec.mount.rstrip('/')}/train-{key}"
-    paths = {"data": f"{there}/shards", "out": there}
+    paths = {"data": f"{there}/shards", "out": there, **_upload(merged, key)}
     config = parse_train_config(merged | paths, where="options")
-    shape = Shape.of(config.model)
     expected = estimate(
-        shape,
+        Shape.of(locate(config.model)),
         spec.pool(),
         tokens=sum(stage.tokens for stage in config.stages),
         zero_stage=config.zero_stage,
@@ -181,6 +181,8 @@ def prepare(
         trained_share=0.01 if config.lora else 1.0,
         mfu=spec.mfu,
     )
+    # Another number of nodes is another job, though it goes on from the same checkpoints.
+    asked = sha256_json([digest, merged, spec.nodes, spec.processes_per_node])
     return Plan(
         config=config,
         folder=Path(workspace) / f"train-{key}",
@@ -191,12 +193,18 @@ def prepare(
             spec,
             run_id=run_id or key,
             config=f"{there}/train.json",
-            digest=f"sha256:{sha256_json([digest, merged])}",
+            digest=f"sha256:{asked}",
         ),
         cluster=spec,
         estimate=expected.to_json(),
         told=tuple(expected.lines()),
     )
+
+
+def _upload(options: dict[str, Any], key: str) -> dict[str, str]:
+    """A folder of its own in the store: checkpoints of another run are never gone on from."""
+    uri = str(options.get("upload", ""))
+    return {"upload": f"{uri.rstrip('/')}/train-{key}"} if uri else {}
 
 
 def _on_cluster(plan_: Plan, shards: Path) -> None:

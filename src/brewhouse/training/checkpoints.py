@@ -48,6 +48,17 @@ def mark_complete(
     prune(folder, keep=keep, busy=busy)
 
 
+def tell_again(folder: Path, tag: str, state: dict[str, Any]) -> None:
+    """Write a checkpoint's mark anew: what it holds is the same, where the run stands is not."""
+    write_json(folder / tag / MARK, read_json(folder / tag / MARK) | state)
+
+
+def clear(folder: Path, tag: str) -> None:
+    """Remove what an earlier try left under a tag, the mark first."""
+    (folder / tag / MARK).unlink(missing_ok=True)
+    shutil.rmtree(folder / tag, ignore_errors=True)
+
+
 def prune(folder: Path, *, keep: int, busy: Iterable[str] = ()) -> None:
     """Drop complete checkpoints but the newest `keep` and the best, and unfinished older ones."""
     complete = complete_tags(folder)
@@ -57,6 +68,9 @@ def prune(folder: Path, *, keep: int, busy: Iterable[str] = ()) -> None:
         kept.add(top)
     for path in folder.glob("step-*"):
         if complete and path.name not in kept and path.name <= complete[-1]:
+            shutil.rmtree(path)
+    for path in folder.glob(f"{UNIVERSAL}-*"):
+        if path.name.removeprefix(f"{UNIVERSAL}-") not in kept:
             shutil.rmtree(path)
 
 

@@ -31,6 +31,8 @@ from brewhouse.training.setup import build_engine, new_decoder, start_distribute
 from brewhouse.training.stream import Batch, TreeStream, shares
 from brewhouse.training.upload import Store, Uploader
 
+_PATIENCE_S = 600.0
+"""Seconds that the end of a run waits for copies that are under way."""
 _STEADY = 50
 """Steps over which a primer's loss must be low for it to grow harder."""
 
@@ -76,6 +78,12 @@ class Trainer:
                 f"ranks; start a number of ranks that divides {self.size}"
             )
             raise TrainingError(msg)
+        if self.world % config.expert_parallel:
+            msg = (
+                f"expert_parallel: {config.expert_parallel} does not divide {self.world} ranks; "
+                "lower it or start more ranks"
+            )
+            raise TrainingError(msg)
         # Without ZeRO every rank holds all state, and any number can read it as it is.
         reshard = found is not None and found[1]["world"] != self.world and config.zero_stage > 0
         self.engine = build_engine(
@@ -88,6 +96,7 @@ class Trainer:
         self.uploader = self._uploader()
         self._recent: deque[float] = deque(maxlen=_STEADY)
         self._since_save: list[float] = []
+        self._saved = ""
         self._load: torch.Tensor | None = None
         self._warned: set[str] = set()
         self._stop = torch.zeros(1, device=self.device)
@@ -109,12 +118,14 @@ class Trainer:
                     self._run_stage(stage, progress)
                     self.state |= {"stage": index + 1, "groups": 0, "tokens": 0, "level": 0}
                     self._save()
+        except BaseException:
+            if self.uploader:
+                self.uploader.give_up(_PATIENCE_S)
+            raise
         finally:
             if progress:
                 progress.close()
-            if self.uploader:
-                self.uploader.wait()
-        return export(
+        model = export(
             self.engine,
             self.config,
             self.tokenizer,
@@ -122,6 +133,9 @@ class Trainer:
             world=self.world,
             actual=self._actual(),
         )
+        if self.uploader:
+            self.uploader.give_up(_PATIENCE_S)
+        return model
 
     def _actual(self) -> dict[str, float]:
         """What the run took, over all its restarts."""
@@ -288,6 +302,13 @@ class Trainer:
         """Every rank writes its shard; the mark comes when all have; copying goes on behind."""
         began = time.monotonic()
         tag = checkpoints.tag_of(self.state["step"])
+        if (
+            tag == self._saved
+        ):  # A stage ends where a checkpoint was due: only what it says changes.
+            if self.rank == 0:
+                checkpoints.tell_again(self.folder, tag, self.state)
+            return
+        self._on_first_rank(lambda: checkpoints.clear(self.folder, tag))
         self.engine.save_checkpoint(
             str(self.folder),
             tag=tag,
@@ -311,7 +332,7 @@ class Trainer:
                 busy=busy,
             )
         dist.barrier()
-        self._since_save = []
+        self._saved, self._since_save = tag, []
         if self.uploader:
             self.uploader.put(
                 self.folder / tag, lambda: set(checkpoints.complete_tags(self.folder))
@@ -324,6 +345,8 @@ class Trainer:
         per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
         return Uploader(
             self.store,
+            rank=self.rank,
+            ranks=per_machine,
             machine=self.rank // per_machine,
             machines=max(1, self.world // per_machine),
         )
@@ -338,11 +361,12 @@ class Trainer:
         found: tuple[str, dict[str, Any]] | None = choice[0]
         if found is None:
             return None
-        tag = found[0]
-        first_here = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        if self.store and first_here and tag not in checkpoints.complete_tags(self.folder):
-            self.store.fetch(tag, self.folder / tag)
-        dist.barrier()
+        tag, store = found[0], self.store
+        if store:
+            self._on_machines_without(
+                lambda: tag in checkpoints.complete_tags(self.folder),
+                lambda: store.fetch(tag, self.folder / tag),
+            )
         if tag not in checkpoints.complete_tags(self.folder):
             msg = (
                 f"rank {self.rank} has no checkpoint {tag} in {self.folder}; put `out` on storage "
@@ -353,7 +377,10 @@ class Trainer:
 
     def _resume(self, tag: str, *, reshard: bool) -> None:
         if reshard:
-            self._on_first_rank(lambda: checkpoints.to_universal(self.folder, tag))
+            self._on_machines_without(
+                lambda: (self.folder / f"{checkpoints.UNIVERSAL}-{tag}").is_dir(),
+                lambda: checkpoints.to_universal(self.folder, tag),
+            )
             tag = f"{checkpoints.UNIVERSAL}-{tag}"
         decays = [group["weight_decay"] for group in self.engine.optimizer.param_groups]
         self.engine.load_checkpoint(
@@ -379,13 +406,22 @@ class Trainer:
             if isinstance(state.get("step"), torch.Tensor):
                 state["step"] = state["step"].clone()
 
-    def _on_first_rank(self, work: Callable[[], object]) -> None:
-        """Let the first rank of each machine do something that all wait for; failures stop all."""
+    def _on_machines_without(self, there: Callable[[], bool], work: Callable[[], object]) -> None:
+        """Do something once where machines share a disk, else once a machine.
+
+        The first rank of all goes first; then the first rank of each machine that lacks it.
+        """
+        self._on_first_rank(lambda: there() or work(), everywhere=False)
+        self._on_first_rank(lambda: there() or work())
+
+    def _on_first_rank(self, work: Callable[[], object], *, everywhere: bool = True) -> None:
+        """Let the first rank of each machine, or of all, work while all wait; failures stop all."""
         failed: list[str | None] = [None]
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        own = self.rank if not everywhere else int(os.environ.get("LOCAL_RANK", "0"))
+        if own == 0:
             try:
                 work()
-            except TrainingError as error:
+            except (TrainingError, OSError) as error:
                 failed = [str(error)]
         told: list[Any] = [None] * self.world
         if self.world > 1:

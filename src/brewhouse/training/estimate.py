@@ -186,8 +186,11 @@ def estimate(
     activations = batch_tokens * shape.width * (kept * shape.layers + working)
     host = 0.0
     if offload != "none":
-        host += state * pool.gpus_per_node
+        # ZeRO keeps the gradients beside the state that they update.
+        host += (state + gradients) * pool.gpus_per_node
         state = 0.0
+        if zero_stage >= 2:
+            gradients = 0.0
     if offload == "parameters":
         host += weights * pool.gpus_per_node
         weights = 0.0

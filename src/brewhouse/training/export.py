@@ -71,10 +71,9 @@ def export(
 
 def _load(decoder: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     missing, unexpected = decoder.load_state_dict(weights, strict=False)
-    trained = [n for n in missing if "lora_" in n] if len(missing) < len(weights) else missing
-    if unexpected or trained:
+    if unexpected or missing:
         msg = (
-            f"the gathered weights do not fit the decoder: missing {trained[:3]}, unexpected "
+            f"the gathered weights do not fit the decoder: missing {missing[:3]}, unexpected "
             f"{list(unexpected)[:3]}; the checkpoints are whole, so export again after mending"
         )
         raise TrainingError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,10 @@ def start_distributed() -> torch.device:
         # The shared-memory collective needs a C++ compiler at run time; gloo does not.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    # Longer than one rank may take to fetch, convert or export a large model while others wait.
+    deepspeed.init_distributed(
+        dist_backend="nccl" if on_gpu else "gloo", verbose=False, timeout=timedelta(hours=6)
+    )
     if not on_gpu:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))

@@ -8,17 +8,19 @@ complete that is not, and no collective runs beside those of training.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from brewhouse.errors import ConfigError, TrainingError
+from brewhouse.errors import ConfigError
 from brewhouse.training.checkpoints import MARK
 
 _DONE = "machine-{}.json"
+_RANK = re.compile(r"zero_pp_rank_(\d+)_")
 _POLL_S = 2.0
 
 
@@ -37,8 +39,10 @@ class Store:
         try:
             self.fs, self.root = url_to_fs(self.uri)
             self.fs.makedirs(self.root, exist_ok=True)
-        except (ImportError, OSError, ValueError) as error:
-            msg = f"upload: cannot open {uri}: {error}; check URI, fsspec package and access"
+        except (ImportError, ValueError) as error:
+            msg = (
+                f"upload: cannot open {uri}: {error}; check the URI and install its fsspec package"
+            )
             raise ConfigError(msg) from error
 
     def path(self, *parts: str) -> str:
@@ -60,7 +64,9 @@ class Store:
         prefix = self.path(tag) + "/"
         names = [p[len(prefix) :] for p in self.fs.find(self.path(tag))]
         own = [n for n in names if n != MARK and not n.startswith("machine-")]
-        for name in [*own, MARK]:
+        (target / MARK).unlink(missing_ok=True)
+        for number, name in enumerate([*own, MARK]):
+            print(f"train: fetching {tag}, file {number + 1} of {len(own) + 1}", flush=True)
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(self.path(tag, name), str(target / name))
 
@@ -77,17 +83,27 @@ class Uploader:
     """Copies this machine's part of checkpoints in one background thread, in order."""
 
     def __init__(
-        self, store: Store, *, machine: int, machines: int, timeout_s: float = 3600.0
+        self,
+        store: Store,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        machine: int,
+        machines: int,
+        timeout_s: float = 3600.0,
     ) -> None:
         """Start the thread.
 
         Args:
             store: Where to.
+            rank: First rank of this machine.
+            ranks: Ranks of this machine.
             machine: Number of this machine.
             machines: How many take part.
             timeout_s: How long the first machine waits for the others to finish a checkpoint.
         """
         self.store, self.machine, self.machines = store, machine, machines
+        self.own = range(rank, rank + ranks)
         self.timeout_s = timeout_s
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._pending: dict[str, Future[None]] = {}
@@ -106,26 +122,20 @@ class Uploader:
         """
         self._pending[folder.name] = self._pool.submit(self._copy, folder, keep)
 
-    def wait(self) -> None:
-        """Wait until everything is copied.
-
-        Raises:
-            TrainingError: The last checkpoint could not be copied.
-        """
-        self._pool.shutdown(wait=True)
-        if self._pending:
-            tag, job = list(self._pending.items())[-1]
-            error = job.exception()
-            if error is not None:
-                msg = f"checkpoint {tag} was not copied to {self.store.uri}: {error}"
-                raise TrainingError(msg) from error
+    def give_up(self, patience_s: float) -> None:
+        """Wait for copies that are under way, then leave them; what was not copied is told."""
+        wait(self._pending.values(), timeout=patience_s)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for tag, job in self._pending.items():
+            if not job.done() or job.cancelled():
+                print(f"train: checkpoint {tag} not copied in time", file=sys.stderr, flush=True)
 
     def _copy(self, folder: Path, keep: Callable[[], set[str]]) -> None:
         tag = folder.name
         try:
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
                 name = path.relative_to(folder).as_posix()
-                if name != MARK:
+                if name != MARK and self._is_own(path.name):
                     self._put_file(path, self.store.path(tag, name))
             self.store.fs.pipe_file(self.store.path(tag, _DONE.format(self.machine)), b"{}")
             if self.machine == 0:
@@ -135,6 +145,11 @@ class Uploader:
         except Exception as error:
             print(f"train: checkpoint {tag} not copied: {error}", file=sys.stderr, flush=True)
             raise
+
+    def _is_own(self, name: str) -> bool:
+        """Whether this machine copies a file: shards are named by rank, the rest is shared."""
+        found = _RANK.search(name)
+        return int(found[1]) in self.own if found else self.machine == 0
 
     def _put_file(self, path: Path, target: str) -> None:
         self.store.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
