@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +22,14 @@ from brewhouse.domains.linkedin.simulate import simulate  # noqa: E402
 from brewhouse.domains.linkedin.world import World, preset  # noqa: E402
 from brewhouse.domains.loader import DomainFolder, load_domain  # noqa: E402
 from brewhouse.prompts.markup import Tagged  # noqa: E402
+from brewhouse.prompts.numbers import NumberWords  # noqa: E402
+from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_questions  # noqa: E402
+from brewhouse.prompts.shards import write_trees  # noqa: E402
+from brewhouse.prompts.shards_manifest import ShardsManifest  # noqa: E402
 from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer  # noqa: E402
+from brewhouse.prompts.tree import TokenTree  # noqa: E402
 from brewhouse.prompts.verbalizer import Verbalizer  # noqa: E402
+from brewhouse.tasks.suite import load_suite  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -108,3 +115,50 @@ def log_table(rows: list[dict[str, object]]) -> pa.Table:
             }
         )
     return conform(pa.Table.from_pylist(full), interactions_schema(), name="interactions")
+
+
+@pytest.fixture(scope="session")
+def shards(linkedin: DomainFolder, tokenizer: PromptTokenizer, tmp_path_factory) -> Path:
+    """Shards in which the answer is told by the item: something a tiny model can learn."""
+    folder = tmp_path_factory.mktemp("shards")
+    book = build_questions(linkedin.domain, load_suite(linkedin))
+    answers = answer_tokens(book, Tagged(), tokenizer.encode)
+    rng = np.random.default_rng(0)
+    trees = [_tree(rng, book, i) for i in range(600)]
+    counts = write_trees(folder / "train" / "shard-0000.parquet", trees, batch=150)
+    write_trees(folder / "cpt" / "shard-0000.parquet", trees[:100])
+    tokenizer.save(folder / "tokenizer")
+    ShardsManifest(
+        domain={"name": "linkedin"},
+        snapshot="sha256:0",
+        split={},
+        surfaces=[],
+        tasks=[],
+        last_known="",
+        first_test="",
+        counts={"train": counts},
+        book=book,
+        answers=answers,
+        history={},
+        style="short",
+        numbers=NumberWords(members={}, items={}),
+    ).write(folder)
+    return folder
+
+
+def _tree(rng: np.random.Generator, book: QuestionBook, number: int) -> TokenTree:
+    trunk, leaves = int(rng.integers(3, 25)), int(rng.integers(1, 5))
+    labels = rng.integers(0, 2, leaves)
+    tokens = rng.integers(300, 700, trunk + 2 * leaves).astype(np.int32)
+    tokens[trunk + 1 :: 2] = 400 + labels
+    return TokenTree(
+        member=f"m{number}",
+        tokens_T=tokens,
+        trunk=trunk,
+        leaf_start_N=trunk + 2 * np.arange(leaves),
+        branch_N=np.full(leaves, trunk),
+        question_N=np.zeros(leaves, np.int64),
+        label_N=labels,
+        weight_N=np.ones(leaves, np.float32),
+        row_N=tuple(f"{number}-{i}" for i in range(leaves)),
+    )

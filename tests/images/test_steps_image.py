@@ -17,7 +17,6 @@ import pytest
 
 from brewhouse.files import read_json
 from tests.conftest import ROOT
-from tests.training.conftest import shards  # noqa: F401 - a fixture
 from tests.training.runs import OPTIONS, weights
 
 USER = 10001
@@ -98,7 +97,7 @@ def test_it_runs_a_component(image: str, folder: Path) -> None:
 def test_it_trains_over_two_containers(
     image: str,
     folder: Path,
-    shards: Path,  # noqa: F811
+    shards: Path,
 ) -> None:
     data = folder / "shards"
     shutil.copytree(shards, data)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client
 
-from brewhouse.platform.trainjob import connect
+from brewhouse.platform.launcher import connect
 from tests.kube.schema import CRDS
 from tests.kube.server import Cluster, serve
 

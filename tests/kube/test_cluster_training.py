@@ -23,7 +23,6 @@ from brewhouse.stages import training
 from tests.kube.schema import crds
 from tests.kube.server import Cluster, serve
 from tests.kube.test_trainjob import Controller
-from tests.training.conftest import shards  # noqa: F401 - a fixture
 from tests.training.runs import OPTIONS
 
 SHORT = OPTIONS | {"stages": [OPTIONS["stages"][1] | {"tokens": 6000}], "micro_batches": 2}
@@ -84,7 +83,7 @@ def where(address: str, workspace: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_step_trains_on_the_cluster_and_a_retried_one_adopts(
-    shards: Path,  # noqa: F811
+    shards: Path,
     tmp_path: Path,
 ) -> None:
     workspace = tmp_path / "workspace"
@@ -110,7 +109,7 @@ def test_a_step_trains_on_the_cluster_and_a_retried_one_adopts(
 
 @pytest.mark.slow
 def test_what_a_node_said_last_reaches_the_step(
-    shards: Path,  # noqa: F811
+    shards: Path,
     tmp_path: Path,
 ) -> None:
     workspace = tmp_path / "workspace"
@@ -131,7 +130,7 @@ def test_what_a_node_said_last_reaches_the_step(
 
 
 def test_a_dry_run_prints_the_job_and_what_it_needs(
-    shards: Path,  # noqa: F811
+    shards: Path,
     tmp_path: Path,
 ) -> None:
     cluster = tmp_path / "cluster.yaml"
@@ -152,7 +151,7 @@ def test_a_dry_run_prints_the_job_and_what_it_needs(
     assert not (tmp_path / "m").exists()
 
 
-def test_an_unknown_launcher_is_told(shards: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_unknown_launcher_is_told(shards: Path, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(ConfigError, match="launcher: 'slurm' is unknown; choose local or trainer"):
         training.run(shards=shards, model_out=tmp_path / "m", launcher="slurm")

@@ -11,7 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from brewhouse.platform.trainjob import GROUP, PLURAL, ClusterSpec, Launcher, connect
+from brewhouse.platform.launcher import Launcher
+from brewhouse.platform.trainjob import GROUP, PLURAL, ClusterSpec
 from tests.conftest import ROOT
 from tests.kube.schema import crds
 
@@ -88,7 +89,7 @@ def test_a_job_finds_the_queue_the_runtime_and_its_container() -> None:
     assert ("WorkloadPriorityClass", "retrain") in objects
 
 
-def test_the_role_allows_what_the_launcher_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_role_allows_what_the_launcher_does() -> None:
     """Every call that the launcher's clients can make from its code is in the role."""
     import inspect
 
@@ -108,4 +109,3 @@ def test_the_role_allows_what_the_launcher_does(monkeypatch: pytest.MonkeyPatch)
     assert called == set(needed)
     assert {needed[name] for name in called} <= allowed
     assert not [r for r in rules if "*" in r["verbs"] or "*" in r["resources"]]
-    assert connect("http://127.0.0.1:1") is not None

@@ -12,18 +12,10 @@ import pytest
 from kubernetes import client
 
 from brewhouse.errors import ConfigError, TrainingError
-from brewhouse.platform.trainjob import (
-    GROUP,
-    JOB_LABEL,
-    PLURAL,
-    VERSION,
-    ClusterSpec,
-    Launcher,
-    build,
-    job_name,
-)
+from brewhouse.platform.launcher import JOB_LABEL, Launcher
+from brewhouse.platform.trainjob import GROUP, PLURAL, VERSION, ClusterSpec, build, job_name
 from tests.kube.schema import crds
-from tests.kube.server import Cluster
+from tests.kube.server import Cluster, Refused
 
 Fake = tuple[Cluster, client.ApiClient]
 FULL: dict[str, Any] = {
@@ -61,8 +53,17 @@ class Controller:
         }
         self.cluster.merge(self.key, {"status": {"conditions": [condition]}}, status=True)
 
-    def pod(self, number: int, phase: str, *, log: str = "", code: int | None = None) -> None:
-        name = f"{self.key[3]}-node-0-{number}"
+    def pod(
+        self,
+        number: int,
+        phase: str,
+        *,
+        log: str = "",
+        code: int | None = None,
+        name: str = "",
+        labels: dict[str, str] | None = None,
+    ) -> None:
+        name = name or f"{self.key[3]}-node-0-{number}"
         state: dict[str, Any] = {}
         if code is not None:
             finished = f"2026-01-01T00:00:0{number}Z"
@@ -73,7 +74,7 @@ class Controller:
             "kind": "Pod",
             "metadata": {
                 "name": name,
-                "labels": {JOB_LABEL: self.key[3]},
+                "labels": {JOB_LABEL: self.key[3], **(labels or {})},
                 "ownerReferences": [
                     {
                         "apiVersion": f"{GROUP}/{VERSION}",
@@ -177,9 +178,9 @@ def test_what_the_step_was_given_goes_to_the_job() -> None:
 
 
 def test_mistakes_in_the_cluster_are_told() -> None:
-    with pytest.raises(ConfigError, match="cluster.namespace: Field required"):
+    with pytest.raises(ConfigError, match="cluster: namespace: Field required"):
         ClusterSpec.parse({})
-    with pytest.raises(ConfigError, match=r"cluster.nodes: .* or equal to 1 \(got 0\)"):
+    with pytest.raises(ConfigError, match=r"cluster: nodes: .* or equal to 1 \(got 0\)"):
         ClusterSpec.parse({"namespace": "a", "nodes": 0})
 
 
@@ -304,6 +305,56 @@ def test_a_cancelled_step_takes_its_job_with_it(fake: Fake, on_cancel: str) -> N
         assert key not in cluster.objects
     else:
         assert cluster.objects[key]["spec"]["suspend"] is True
+
+
+def test_the_pod_that_took_a_lost_one_s_place_is_followed(fake: Fake) -> None:
+    """A Job keeps the pod that ended beside the new one; its log says nothing new any more."""
+    cluster, api = fake
+    told: list[str] = []
+    Launcher(api, ClusterSpec.parse(FULL), tell=told.append).launch(job())
+    controller = Controller(cluster, job_name("run-1"))
+    first, second = (f"{job_name('run-1')}-node-0-0-{suffix}" for suffix in ("aaaaa", "zzzzz"))
+    index = {"batch.kubernetes.io/job-completion-index": "0"}
+    controller.pod(0, "Failed", log="train finetune  10%\n", code=75, name=first, labels=index)
+    thread, failed = follow(fake, told)
+    thread.start()
+    wait_for(told, "train finetune  10%")
+    cluster.get(("v1", "pods", "ranker", first))["metadata"]["creationTimestamp"] = (
+        "2026-01-01T00:00:00Z"
+    )
+    controller.pod(0, "Running", log="train finetune  12%\n", name=second, labels=index)
+    wait_for(told, "train finetune  12%")
+    controller.pod(0, "Failed", log="error: disk full\n", code=8, name=second, labels=index)
+    controller.condition("Failed", "gone")
+    thread.join(5)
+    assert "aaaaa" not in str(failed[0])
+    assert "zzzzz ended with 8: error: disk full" in str(failed[0])
+
+
+def test_a_server_that_restarts_is_waited_for_and_a_missing_right_is_not(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, api = fake
+    told: list[str] = []
+    Launcher(api, ClusterSpec.parse(FULL), tell=told.append).launch(job())
+    controller = Controller(cluster, job_name("run-1"))
+    answer, get = [503], cluster.get
+
+    def refuse(key: Any) -> Any:
+        if answer[0] != 200:
+            raise Refused(answer[0], "Refused", "not now")
+        return get(key)
+
+    monkeypatch.setattr(cluster, "get", refuse)
+    thread, failed = follow(fake, told)
+    thread.start()
+    wait_for(told, "did not answer")
+    answer[0] = 200
+    wait_for(told, ": pending")
+    answer[0] = 403
+    thread.join(5)
+    assert "the API server answered 403: not now" in str(failed[0])
+    assert controller.key in cluster.objects
 
 
 def test_a_job_that_vanishes_is_told(fake: Fake) -> None:

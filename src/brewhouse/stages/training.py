@@ -23,8 +23,9 @@ from brewhouse import offline
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import atomic_dir, read_json, sha256_json, write_json
 from brewhouse.model.shipped import locate
+from brewhouse.platform.launcher import Launcher, connect
 from brewhouse.platform.tracking import Tracker, artifact_root
-from brewhouse.platform.trainjob import ClusterSpec, Launcher, build, connect
+from brewhouse.platform.trainjob import ClusterSpec, build
 from brewhouse.processes import die_with_parent
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.stages.common import note_lineage, tell

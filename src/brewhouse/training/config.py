@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from brewhouse.domains.spec import Strict
 from brewhouse.errors import ConfigError
 from brewhouse.files import read_json
+
+T = TypeVar("T", bound=Strict)
 
 
 class PrimerSpec(Strict):
@@ -180,13 +182,22 @@ def parse_train_config(value: Any, *, where: str) -> TrainConfig:
     Raises:
         ConfigError: A field is missing, unknown or out of range.
     """
+    return parse_settings(TrainConfig, value, where=where)
+
+
+def parse_settings(kind: type[T], value: Any, *, where: str) -> T:
+    """Validate settings of a kind.
+
+    Raises:
+        ConfigError: A field is missing, unknown or out of range; the first fault is told.
+    """
     try:
-        return TrainConfig.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(p) for p in first["loc"])
         if not field:
             msg = f"{where}: {first['msg'].removeprefix('Value error, ')}"
-            raise ConfigError(msg) from error
-        msg = f"{where}: {field}: {first['msg']} (got {first['input']!r})"
+        else:
+            msg = f"{where}: {field}: {first['msg']} (got {first['input']!r})"
         raise ConfigError(msg) from error

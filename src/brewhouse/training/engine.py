@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,14 @@ from brewhouse.model.plan import default_backend
 from brewhouse.model.routing import RouterHealth, expert_counts, load_balance_loss
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.tokenizer import PromptTokenizer
-from brewhouse.training import checkpoints
 from brewhouse.training.config import Stage, TrainConfig
 from brewhouse.training.export import export
+from brewhouse.training.keeper import Keeper
 from brewhouse.training.primer import PrimerStream
 from brewhouse.training.progress import Progress
 from brewhouse.training.setup import build_engine, new_decoder, start_distributed, sum_over_ranks
 from brewhouse.training.stream import Batch, TreeStream, shares
-from brewhouse.training.upload import Store, Uploader
 
-_PATIENCE_S = 600.0
-"""Seconds that the end of a run waits for copies that are under way."""
 _STEADY = 50
 """Steps over which a primer's loss must be low for it to grow harder."""
 
@@ -56,9 +51,8 @@ class Trainer:
         self.tokenizer = PromptTokenizer.load(config.data / "tokenizer")
         self.device = start_distributed()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.folder = config.out / "checkpoints"
-        self.store = Store(config.upload) if config.upload else None
-        found = self._found()
+        self.keeper = Keeper(config)
+        found = self.keeper.found()
         self.state: dict[str, Any] = {
             "stage": 0,
             "groups": 0,
@@ -93,16 +87,16 @@ class Trainer:
             accumulate=self.size // self.world,
             universal=reshard,
         )
-        self.uploader = self._uploader()
         self._recent: deque[float] = deque(maxlen=_STEADY)
         self._since_save: list[float] = []
-        self._saved = ""
         self._load: torch.Tensor | None = None
         self._warned: set[str] = set()
         self._stop = torch.zeros(1, device=self.device)
         signal.signal(signal.SIGTERM, lambda *_: self._stop.fill_(1))
         if found is not None:
-            self._resume(found[0], reshard=reshard)
+            self.keeper.resume(self.engine, found[0], reshard=reshard)
+            # DeepSpeed counts micro-batches within a step; a checkpoint stands between steps.
+            self.engine.micro_steps = self.state["step"] * (self.size // self.world)
 
     def run(self) -> Path:
         """Train all stages and export; return the exported folder.
@@ -119,8 +113,7 @@ class Trainer:
                     self.state |= {"stage": index + 1, "groups": 0, "tokens": 0, "level": 0}
                     self._save()
         except BaseException:
-            if self.uploader:
-                self.uploader.give_up(_PATIENCE_S)
+            self.keeper.close()
             raise
         finally:
             if progress:
@@ -133,8 +126,7 @@ class Trainer:
             world=self.world,
             actual=self._actual(),
         )
-        if self.uploader:
-            self.uploader.give_up(_PATIENCE_S)
+        self.keeper.close()
         return model
 
     def _actual(self) -> dict[str, float]:
@@ -292,144 +284,15 @@ class Trainer:
             )
         return False
 
+    def _save(self) -> None:
+        self.keeper.save(self.engine, self.state, self._since_save)
+        self._since_save = []
+
     def _asked_to_stop(self) -> bool:
         flag = self._stop.clone()
         if self.world > 1:
             dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
-
-    def _save(self) -> None:
-        """Every rank writes its shard; the mark comes when all have; copying goes on behind."""
-        began = time.monotonic()
-        tag = checkpoints.tag_of(self.state["step"])
-        if (
-            tag == self._saved
-        ):  # A stage ends where a checkpoint was due: only what it says changes.
-            if self.rank == 0:
-                checkpoints.tell_again(self.folder, tag, self.state)
-            return
-        self._on_first_rank(lambda: checkpoints.clear(self.folder, tag))
-        self.engine.save_checkpoint(
-            str(self.folder),
-            tag=tag,
-            save_latest=False,
-            exclude_frozen_parameters=self.config.lora is not None,
-        )
-        dist.barrier()
-        busy = self.uploader.busy if self.uploader else set()
-        if self.rank == 0:
-            window = self._since_save
-            checkpoints.mark_complete(
-                self.folder,
-                tag,
-                self.state
-                | {
-                    "world": self.world,
-                    "loss": sum(window) / len(window) if window else None,
-                    "seconds": round(time.monotonic() - began, 3),
-                },
-                keep=self.config.keep_checkpoints,
-                busy=busy,
-            )
-        dist.barrier()
-        self._saved, self._since_save = tag, []
-        if self.uploader:
-            self.uploader.put(
-                self.folder / tag, lambda: set(checkpoints.complete_tags(self.folder))
-            )
-
-    def _uploader(self) -> Uploader | None:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if self.store is None or local:
-            return None
-        per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", str(self.world)))
-        return Uploader(
-            self.store,
-            rank=self.rank,
-            ranks=per_machine,
-            machine=self.rank // per_machine,
-            machines=max(1, self.world // per_machine),
-        )
-
-    def _found(self) -> tuple[str, dict[str, Any]] | None:
-        """Newest complete checkpoint, the same on every rank, fetched from the store if need be."""
-        local = checkpoints.newest(self.folder)
-        remote = self.store.newest() if self.store else None
-        choice: list[Any] = [max(filter(None, (local, remote)), key=lambda f: f[0], default=None)]
-        if self.world > 1:
-            dist.broadcast_object_list(choice, src=0)
-        found: tuple[str, dict[str, Any]] | None = choice[0]
-        if found is None:
-            return None
-        tag, store = found[0], self.store
-        if store:
-            self._on_machines_without(
-                lambda: tag in checkpoints.complete_tags(self.folder),
-                lambda: store.fetch(tag, self.folder / tag),
-            )
-        if tag not in checkpoints.complete_tags(self.folder):
-            msg = (
-                f"rank {self.rank} has no checkpoint {tag} in {self.folder}; put `out` on storage "
-                "that all machines share, or set `upload`"
-            )
-            raise TrainingError(msg)
-        return found
-
-    def _resume(self, tag: str, *, reshard: bool) -> None:
-        if reshard:
-            self._on_machines_without(
-                lambda: (self.folder / f"{checkpoints.UNIVERSAL}-{tag}").is_dir(),
-                lambda: checkpoints.to_universal(self.folder, tag),
-            )
-            tag = f"{checkpoints.UNIVERSAL}-{tag}"
-        decays = [group["weight_decay"] for group in self.engine.optimizer.param_groups]
-        self.engine.load_checkpoint(
-            str(self.folder), tag=tag, load_module_strict=self.config.lora is None
-        )
-        if reshard and self.config.zero_stage == 3:
-            self._mend_universal(decays)
-        # DeepSpeed takes what accumulates within a step from the checkpoint; it was saved between.
-        self.engine.micro_steps = self.state["step"] * (self.size // self.world)
-        if self.rank == 0:
-            print(f"train: resumed from {tag}", flush=True)
-
-    def _mend_universal(self, decays: list[float]) -> None:
-        """Undo what DeepSpeed 0.19 does to AdamW when ZeRO-3 reads a universal checkpoint.
-
-        It gives all groups the first one's settings, and all states one step counter, which then
-        counts once for each of them.
-        """
-        optimizer = self.engine.optimizer.optimizer
-        for group, decay in zip(optimizer.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
-        for state in optimizer.state.values():
-            if isinstance(state.get("step"), torch.Tensor):
-                state["step"] = state["step"].clone()
-
-    def _on_machines_without(self, there: Callable[[], bool], work: Callable[[], object]) -> None:
-        """Do something once where machines share a disk, else once a machine.
-
-        The first rank of all goes first; then the first rank of each machine that lacks it.
-        """
-        self._on_first_rank(lambda: there() or work(), everywhere=False)
-        self._on_first_rank(lambda: there() or work())
-
-    def _on_first_rank(self, work: Callable[[], object], *, everywhere: bool = True) -> None:
-        """Let the first rank of each machine, or of all, work while all wait; failures stop all."""
-        failed: list[str | None] = [None]
-        own = self.rank if not everywhere else int(os.environ.get("LOCAL_RANK", "0"))
-        if own == 0:
-            try:
-                work()
-            except (TrainingError, OSError) as error:
-                failed = [str(error)]
-        told: list[Any] = [None] * self.world
-        if self.world > 1:
-            dist.all_gather_object(told, failed[0])
-        else:
-            told = failed
-        for message in filter(None, told):
-            raise TrainingError(message)
 
 
 def _schedule(share: float, warmup: float, *, decay: bool) -> float:

@@ -70,6 +70,13 @@ class Store:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             self.fs.get_file(self.path(tag, name), str(target / name))
 
+    def drop_unfinished(self) -> None:
+        """Remove what was being copied when a run ended: its marks would pass for new ones."""
+        marked = {m.split("/")[-2] for m in self.fs.glob(self.path("step-*", MARK))}
+        for found in self.fs.glob(self.path("step-*")):
+            if found.rstrip("/").split("/")[-1] not in marked:
+                self.fs.rm(found, recursive=True)
+
     def drop(self, keep: set[str]) -> None:
         """Remove complete checkpoints that are not to be kept, marks first."""
         for mark in sorted(self.fs.glob(self.path("step-*", MARK))):
