@@ -131,6 +131,8 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
+        # A retried step goes on from its checkpoints, or finds its TrainJob at work.
+        trained.set_retry(num_retries=3, backoff_duration="60s", backoff_factor=2.0)
         based = _size(
             train_baselines(
                 domain=domain,
