@@ -68,6 +68,24 @@ def start(config: Path, *, ranks: int) -> subprocess.Popen[str]:
         )
 
 
+def start_alone(
+    config: Path, *, rank: int, ranks: int, port: int, cwd: Path
+) -> subprocess.Popen[str]:
+    """Start one rank of a run by itself, as on a machine of its own."""
+    group = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": 0, "MASTER_PORT": port}
+    with (cwd / "train.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "brewhouse.training", "--config", str(config)],
+            env=os.environ
+            | {name: str(value) for name, value in group.items()}
+            | {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"},
+            cwd=cwd,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
 def finish(config: Path, *, ranks: int) -> Path:
     """Run to the end; returns the folder of the run."""
     code = start(config, ranks=ranks).wait(300)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,8 @@ from brewhouse.errors import ConfigError, ModelError
 from brewhouse.model.build import build_decoder, load_decoder
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.training.config import Lora, parse_train_config
-from brewhouse.training.setup import adapt, moe_blocks
-from tests.training.runs import OPTIONS, configure, finish, weights
+from brewhouse.training.decoder import adapt, moe_blocks
+from tests.training.runs import OPTIONS, configure, finish, start_alone, weights
 
 STEPS = {"stages": [OPTIONS["stages"][1] | {"tokens": 2500, "lr": 1e-3}], "micro_batches": 2}
 
@@ -56,7 +58,7 @@ def logits(folder: Path) -> torch.Tensor:
     [
         {"zero_stage": 3, "precision": "bfloat16"},
         {"zero_stage": 1, "expert_parallel": 2},
-        {"zero_stage": 3, "lora": {"rank": 4, "experts": False}},
+        {"zero_stage": 3, "lora": {"rank": 4, "experts": True}},
     ],
     ids=["zero3-bf16", "expert-parallel", "lora"],
 )
@@ -77,6 +79,28 @@ def test_a_checkpoint_from_elsewhere_trains_and_goes_back(
     assert torch.equal(logits(tmp_path / "again"), exported)
     names = set(weights(out / "model"))
     assert not {n for n in names if "lora" in n or "base_layer" in n}
+
+
+@pytest.mark.slow
+def test_only_the_first_rank_reads_the_weights(
+    elsewhere: Path, shards: Path, tmp_path: Path
+) -> None:
+    options = {**STEPS, "zero_stage": 3, "model": "base"}
+    config = configure(shards, tmp_path / "run", **options)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = []
+    for rank, kept in enumerate(["*", "config.json"]):
+        cwd = tmp_path / str(rank)
+        (cwd / "base").mkdir(parents=True)
+        for path in elsewhere.glob(kept):
+            shutil.copy(path, cwd / "base")
+        ranks.append(start_alone(config, rank=rank, ranks=2, port=port, cwd=cwd))
+    assert [rank.wait(200) for rank in ranks] == [0, 0], (tmp_path / "1/train.log").read_text()
+    config = configure(shards, tmp_path / "whole", **options | {"model": str(elsewhere)})
+    whole = weights(finish(config, ranks=2) / "model")
+    assert all(torch.equal(w, whole[n]) for n, w in weights(tmp_path / "run/model").items())
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,26 @@ EXPERTS_ON_CPU = "eager"
 """`batched_mm` was 30 to 100 times slower on CPU; `make bench` measures the others."""
 
 
+def without_memory(*, on: bool) -> AbstractContextManager[Any]:
+    """A context in which modules are made with shapes alone, on the device `meta`."""
+    from accelerate import init_empty_weights
+
+    # Buffers are small and computed, not loaded.
+    return init_empty_weights(include_buffers=False) if on else nullcontext()
+
+
 def build_decoder(
-    size: str, *, vocab_size: int, begin: int, pad: int, seed: int
+    size: str, *, vocab_size: int, begin: int, pad: int, seed: int, empty: bool = False
 ) -> PreTrainedModel:
-    """Create a Mixtral of a named size with fresh weights, float32, the same for the same seed."""
+    """Create a Mixtral of a named size with fresh weights, float32, the same for the same seed.
+
+    `empty` leaves the weights out.
+    """
     import torch
     from transformers import MixtralForCausalLM
 
     config = mixtral_config(size, vocab_size=vocab_size, begin=begin, pad=pad)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_memory(on=empty):
         torch.manual_seed(seed)
         return MixtralForCausalLM._from_config(
             config,
@@ -33,26 +45,33 @@ def build_decoder(
         )
 
 
-def load_decoder(path: Path | str, *, dtype: str = "float32") -> PreTrainedModel:
+def load_decoder(
+    path: Path | str, *, dtype: str = "float32", empty: bool = False
+) -> PreTrainedModel:
     """Load a decoder from a local folder or hub id.
+
+    Args:
+        path: Folder or hub id.
+        dtype: Kind of its weights in memory.
+        empty: Whether to read its configuration alone; its weights need not be there.
 
     Raises:
         ModelError: No model there, or one that is not stored as safetensors.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {"experts_implementation": EXPERTS_ON_CPU}
-    if torch.cuda.is_available():
-        options = {}
+    options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": getattr(torch, dtype)}
+    if not torch.cuda.is_available():
+        options["experts_implementation"] = EXPERTS_ON_CPU
+    kind = AutoModelForCausalLM
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            trust_remote_code=False,
-            use_safetensors=True,
-            attn_implementation="sdpa",
-            dtype=getattr(torch, dtype),
-            **options,
+        if empty:
+            config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+            with without_memory(on=True):
+                return kind.from_config(config, trust_remote_code=False, **options)
+        model: Any = kind.from_pretrained(
+            str(path), trust_remote_code=False, use_safetensors=True, **options
         )
     except (OSError, ValueError) as error:
         msg = f"no model at {path}: {error}; give a folder with config.json and *.safetensors"

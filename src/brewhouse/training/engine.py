@@ -25,7 +25,7 @@ from brewhouse.training.export import export
 from brewhouse.training.keeper import Keeper
 from brewhouse.training.primer import PrimerStream
 from brewhouse.training.progress import Progress
-from brewhouse.training.setup import build_engine, new_decoder, start_distributed, sum_over_ranks
+from brewhouse.training.setup import build_engine, start_distributed, sum_over_ranks
 from brewhouse.training.stream import Batch, TreeStream, shares
 
 _STEADY = 50
@@ -82,7 +82,7 @@ class Trainer:
         reshard = found is not None and found[1]["world"] != self.world and config.zero_stage > 0
         self.engine = build_engine(
             config,
-            new_decoder(config, self.tokenizer),
+            self.tokenizer,
             self.manifest.answers,
             accumulate=self.size // self.world,
             universal=reshard,

@@ -11,10 +11,11 @@ import torch.distributed as dist
 
 from brewhouse.errors import TrainingError
 from brewhouse.files import atomic_dir, read_json, write_json
+from brewhouse.model.build import without_memory
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.training.config import TrainConfig
-from brewhouse.training.setup import adapt, new_decoder
+from brewhouse.training.decoder import adapt, new_decoder
 
 _PREFIX = "decoder."
 
@@ -42,15 +43,7 @@ def export(
     weights = _full_weights(engine, config)
     if dist.get_rank() == 0:
         with atomic_dir(target) as scratch:
-            decoder: Any = new_decoder(config.model_copy(update={"lora": None}), tokenizer)
-            if config.lora is not None:
-                adapted = adapt(decoder, config.lora, seed=config.seed)
-                _load(decoder, weights)
-                decoder = adapted.merge_and_unload()
-            else:
-                _load(decoder, weights)
-            if config.precision == "bfloat16":
-                decoder = decoder.to(torch.bfloat16)
+            decoder = _filled(config, tokenizer, weights)
             decoder.save_pretrained(str(scratch))
             tokenizer.save(scratch)
             shutil.copy(config.data / ShardsManifest.FILE, scratch / "prompts.json")
@@ -69,18 +62,29 @@ def export(
     return target
 
 
-def _load(decoder: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    missing, unexpected = decoder.load_state_dict(weights, strict=False)
+def _filled(
+    config: TrainConfig, tokenizer: PromptTokenizer, weights: dict[str, torch.Tensor]
+) -> Any:
+    """The decoder around the gathered weights, adapters merged; nothing is held twice."""
+    plain = config.model_copy(update={"lora": None})
+    decoder: Any = new_decoder(plain, tokenizer, empty=True)
+    adapted = None
+    if config.lora is not None:
+        with without_memory(on=True):
+            adapted = adapt(decoder, config.lora, seed=config.seed)
+    missing, unexpected = decoder.load_state_dict(weights, strict=False, assign=True)
     if unexpected or missing:
         msg = (
             f"the gathered weights do not fit the decoder: missing {missing[:3]}, unexpected "
             f"{list(unexpected)[:3]}; the checkpoints are whole, so export again after mending"
         )
         raise TrainingError(msg)
+    return adapted.merge_and_unload() if adapted is not None else decoder
 
 
 def _full_weights(engine: Any, config: TrainConfig) -> dict[str, torch.Tensor]:
-    """All parameters of the decoder, float32 on the CPU; complete on rank 0 only."""
+    """All parameters of the decoder in its precision, on the CPU; complete on rank 0 only."""
+    kind = getattr(torch, config.precision)
     if config.zero_stage == 3:
         state = engine._zero3_consolidated_16bit_state_dict() or {}
     else:
@@ -88,7 +92,7 @@ def _full_weights(engine: Any, config: TrainConfig) -> dict[str, torch.Tensor]:
     if config.expert_parallel > 1:
         state = _gather_experts(engine, state)
     return {
-        k.removeprefix(_PREFIX): v.detach().float().cpu().contiguous()
+        k.removeprefix(_PREFIX): v.detach().to(kind).cpu().contiguous()
         for k, v in state.items()
         if k.startswith(_PREFIX)
     }

@@ -1,4 +1,4 @@
-"""Process group, decoder, optimizer and DeepSpeed engine of a training configuration."""
+"""Process group, optimizer and DeepSpeed engine of a training configuration."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from brewhouse.errors import ConfigError, ModelError
-from brewhouse.model.build import build_decoder, load_decoder
 from brewhouse.model.ranker import Ranker
-from brewhouse.model.shipped import locate
-from brewhouse.model.sizes import SIZES
 from brewhouse.prompts.tokenizer import PromptTokenizer
-from brewhouse.training.config import Lora, TrainConfig
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from brewhouse.training.config import TrainConfig
+from brewhouse.training.decoder import moe_blocks, new_decoder, partitioned_decoder
 
 _BETAS = (0.9, 0.98)
 
@@ -65,92 +59,19 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def new_decoder(config: TrainConfig, tokenizer: PromptTokenizer) -> PreTrainedModel:
-    """The decoder that training starts from, with adapters if the configuration asks for them."""
-    if config.model in SIZES:
-        decoder = build_decoder(
-            config.model,
-            vocab_size=len(tokenizer),
-            begin=tokenizer.begin,
-            pad=tokenizer.pad,
-            seed=config.seed,
-        )
-    else:
-        decoder = load_decoder(locate(config.model))
-    if config.lora is not None:
-        adapt(decoder, config.lora, seed=config.seed)
-    return decoder
-
-
-def adapt(decoder: PreTrainedModel, lora: Lora, *, seed: int) -> Any:
-    """Put adapters into a decoder, in place, and freeze the rest; returns peft's wrapper.
-
-    Raises:
-        ConfigError: No layer has one of the names.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    experts = ["experts.gate_up_proj", "experts.down_proj"] if lora.experts else None
-    options = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=0.0,
-        target_modules=list(lora.targets),
-        target_parameters=experts,
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return get_peft_model(decoder, options)
-    except ValueError as error:
-        names = sorted(
-            {n.rsplit(".", 1)[-1] for n, m in decoder.named_modules() if type(m) is torch.nn.Linear}
-        )
-        msg = f"lora.targets: {lora.targets}: {error}; linear layers here: {', '.join(names)}"
-        raise ConfigError(msg) from error
-
-
-def moe_blocks(decoder: torch.nn.Module) -> list[type[torch.nn.Module]]:
-    """Classes of the mixture-of-experts blocks: modules with `experts` and a router beside them.
-
-    ZeRO-3 must gather such a block as a whole. Ranks route to different experts, and one that
-    gathered only the experts its own tokens need would wait forever for the others.
-
-    Raises:
-        ModelError: The configuration speaks of experts, and no block looks like one.
-    """
-    found = {
-        type(module)
-        for module in decoder.modules()
-        if hasattr(module, "experts") and (hasattr(module, "gate") or hasattr(module, "router"))
-    }
-    settings = getattr(decoder, "config", None)
-    experts = getattr(settings, "num_local_experts", None) or getattr(settings, "num_experts", 0)
-    if experts and experts > 1 and not found:
-        classes = sorted({type(m).__name__ for m in decoder.modules() if list(m.children())})
-        msg = (
-            f"the model has {experts} experts a layer, but none of its modules holds `experts` "
-            f"beside a `gate` or `router`, so ZeRO-3 cannot gather them as one; classes found: "
-            f"{', '.join(classes)}; train it with zero_stage 1 or 2"
-        )
-        raise ModelError(msg)
-    return sorted(found, key=lambda kind: kind.__name__)
-
-
 def build_engine(
     config: TrainConfig,
-    decoder: PreTrainedModel,
+    tokenizer: PromptTokenizer,
     answers: Sequence[Sequence[int]],
     *,
     accumulate: int,
     universal: bool = False,
 ) -> Any:
-    """Hand the ranker to DeepSpeed.
+    """Make the ranker and hand it to DeepSpeed; all ranks call it.
 
     Args:
         config: Run.
-        decoder: Decoder, adapters included.
+        tokenizer: Tokenizer.
         answers: First token of every answer of every question.
         accumulate: Micro-batches a rank takes in a step.
         universal: Whether a universal checkpoint will be loaded.
@@ -160,6 +81,11 @@ def build_engine(
     """
     import deepspeed
 
+    settings = deepspeed_config(config, accumulate=accumulate, universal=universal)
+    if config.zero_stage == 3:
+        decoder = partitioned_decoder(config, tokenizer, settings)
+    else:
+        decoder = new_decoder(config, tokenizer)
     if config.activation_checkpointing:
         decoder.gradient_checkpointing_enable({"use_reentrant": False})
         decoder.enable_input_require_grads()
@@ -171,7 +97,7 @@ def build_engine(
     engine, *_ = deepspeed.initialize(
         model=ranker,
         optimizer=lambda _: _optimizer(config, ranker),
-        config=deepspeed_config(config, accumulate=accumulate, universal=universal),
+        config=settings,
         dist_init_required=False,
     )
     if config.zero_stage == 3:
@@ -189,8 +115,8 @@ def _optimizer(config: TrainConfig, ranker: Ranker) -> torch.optim.Optimizer:
     from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
 
     trained = [p for p in ranker.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
+    matrices = [p for p in trained if len(_shape(p)) >= 2]
+    vectors = [p for p in trained if len(_shape(p)) < 2]
     groups = [
         {"name": "matrices", "params": matrices, "weight_decay": config.weight_decay},
         {"name": "vectors", "params": vectors, "weight_decay": 0.0},
@@ -203,6 +129,12 @@ def _optimizer(config: TrainConfig, ranker: Ranker) -> torch.optim.Optimizer:
         betas=_BETAS,
         fused=torch.cuda.is_available() or config.offload != "none" or None,
     )
+
+
+def _shape(parameter: torch.nn.Parameter) -> torch.Size:
+    """Its shape as a whole: in parts, as ZeRO-3 holds it, a parameter is flat or empty."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
 
 
 def _watch_routers(ranker: Ranker) -> None:
