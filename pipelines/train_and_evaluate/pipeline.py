@@ -11,7 +11,7 @@ from brewhouse.components.train_baselines.component import train_baselines
 from brewhouse.components.train_ranker.component import train_ranker
 from brewhouse.components.validate_data.component import validate_data
 from brewhouse.components.verbalize.component import verbalize
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 
 def _size(task: dsl.PipelineTask, *, cpu: str, memory: str) -> dsl.PipelineTask:
@@ -41,6 +41,7 @@ def train_and_evaluate(
     policy: str = "default",
     champion: str = "",
     workspace: str = "",
+    claim: str = "training",
     tracking_uri: str = "",
     model_store: str = "models",
     publish_to: str = "",
@@ -63,7 +64,8 @@ def train_and_evaluate(
         run_id: Names the TrainJob; named after what it trains if empty.
         policy: Gate policy.
         champion: results.json of the model in use; empty if there is none.
-        workspace: Folder for checkpoints that outlives a failed run.
+        workspace: Folder for checkpoints that outlives a failed run; in a cluster below /workspace.
+        claim: PersistentVolumeClaim that the training step and its TrainJob mount at /workspace.
         tracking_uri: MLflow.
         model_store: Folder that keeps registered models.
         publish_to: Folder or URI that collects the run's evidence.
@@ -131,6 +133,7 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
+        kubernetes.mount_pvc(trained, pvc_name=claim, mount_path="/workspace")
         # A retried step goes on from its checkpoints, or finds its TrainJob at work.
         trained.set_retry(num_retries=3, backoff_duration="60s", backoff_factor=2.0)
         based = _size(

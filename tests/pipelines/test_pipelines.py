@@ -10,6 +10,7 @@ from kfp import components
 
 from brewhouse.errors import ConfigError
 from brewhouse.platform.pipelines import compile_pipeline, load_pipeline
+from brewhouse.platform.trainjob import ClusterSpec
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "pipelines" / "train_and_evaluate" / "train_and_evaluate.yaml"
@@ -79,6 +80,15 @@ def test_nothing_trains_on_unvalidated_data(spec: dict) -> None:
 
     assert "validate-data" in upstream("train-ranker")
     assert "validate-data" in upstream("train-baselines")
+
+
+def test_training_and_its_job_share_the_claim() -> None:
+    platform = list(yaml.safe_load_all(GOLDEN.read_text()))[1]["platforms"]["kubernetes"]
+    executors = platform["deploymentSpec"]["executors"]
+    assert set(executors) == {"exec-train-ranker"}
+    mount = executors["exec-train-ranker"]["pvcMount"][0]
+    assert mount["mountPath"] == ClusterSpec(namespace="x").mount
+    assert mount["pvcNameParameter"]["componentInputParameter"].endswith("claim")
 
 
 def test_only_a_pass_registers(spec: dict) -> None:

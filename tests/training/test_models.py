@@ -15,7 +15,7 @@ from brewhouse.model.build import build_decoder, load_decoder
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.training.config import Lora, parse_train_config
 from brewhouse.training.decoder import adapt, moe_blocks
-from tests.training.runs import OPTIONS, configure, finish, start_alone, weights
+from tests.training.runs import OPTIONS, configure, finish, losses, start_alone, weights
 
 STEPS = {"stages": [OPTIONS["stages"][1] | {"tokens": 2500, "lr": 1e-3}], "micro_batches": 2}
 
@@ -101,6 +101,16 @@ def test_only_the_first_rank_reads_the_weights(
     config = configure(shards, tmp_path / "whole", **options | {"model": str(elsewhere)})
     whole = weights(finish(config, ranks=2) / "model")
     assert all(torch.equal(w, whole[n]) for n, w in weights(tmp_path / "run/model").items())
+
+
+@pytest.mark.slow
+def test_compiled_layers_reach_the_losses_of_plain_ones(shards: Path, tmp_path: Path) -> None:
+    options = {**STEPS, "report_s": 0}
+    plain = losses(finish(configure(shards, tmp_path / "plain", **options), ranks=1))
+    options["compile"] = True
+    compiled = losses(finish(configure(shards, tmp_path / "compiled", **options), ranks=1))
+    assert plain
+    assert compiled == pytest.approx(plain, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -194,6 +194,9 @@ def estimate(
     if offload == "parameters":
         host += weights * pool.gpus_per_node
         weights = 0.0
+    # The first rank reads and exports the model whole; without ZeRO-3 every rank reads it whole.
+    whole = size * shape.total
+    host = host + whole if zero_stage == 3 else max(host + whole, whole * pool.gpus_per_node)
     found = {
         "weights": weights / GIB,
         "gradients": gradients / GIB,
