@@ -11,6 +11,7 @@ def gate(
     publish_to: str,
     results: dsl.Input[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
 ):
     """Apply a policy to results.
 
@@ -20,6 +21,7 @@ def gate(
         publish_to: Folder or URI that collects the run's evidence.
         results: results.json.
         verdict: verdict.json with a reason a rule.
+        report: The evaluation's page with the verdict and what changed against the champion.
     """
     from pathlib import Path
 
@@ -31,4 +33,5 @@ def gate(
         champion=champion,
         publish_to=publish_to,
         verdict_out=Path(verdict.path),
+        report_out=Path(report.path),
     )

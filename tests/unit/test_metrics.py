@@ -10,7 +10,6 @@ from sklearn.metrics import log_loss as sk_log_loss
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from brewhouse.evaluation import metrics
-from brewhouse.evaluation.uncertainty import bootstrap_aucs, cluster_weights, interval
 
 _data = st.integers(0, 2**32 - 1).map(lambda seed: _draw(np.random.default_rng(seed)))
 
@@ -71,33 +70,24 @@ def test_normalised_entropy_and_ece() -> None:
 
 def test_one_class_has_no_auc() -> None:
     assert np.isnan(metrics.auc(np.ones(3), np.arange(3.0)))
-    assert metrics.gauc(np.ones(3), np.arange(3.0), np.zeros(3))[1] == 0
+    assert metrics.gauc(np.ones(3), np.arange(3.0), np.zeros(3, int))[1] == 0
 
 
-def test_bootstrap_draws_members_and_covers() -> None:
-    weights = cluster_weights(np.array([0, 0, 1, 2]), 50, seed=1)
-    assert weights.shape == (50, 3)
-    assert (weights.sum(1) == 3).all()
-    rng = np.random.default_rng(1)
-    hits = 0
-    for trial in range(40):
-        members = np.repeat(np.arange(150), 4)
-        y = (rng.random(600) < 0.3).astype(float)
-        s = y + rng.normal(0, 1.5, 600)
-        draws = bootstrap_aucs(y, [s], members, resamples=200, seed=trial)
-        low, high = interval(draws[0])
-        hits += low < 0.681 < high
-    assert hits >= 33
-
-
-def test_clusters_widen_the_interval() -> None:
-    """Rows copied within a member add no information; a row bootstrap would say otherwise."""
-    rng = np.random.default_rng(2)
-    y = (rng.random(200) < 0.4).astype(float)
-    s = y + rng.normal(0, 1, 200)
-    y, s = np.repeat(y, 10), np.repeat(s, 10)
-    by_member = np.ptp(
-        interval(bootstrap_aucs(y, [s], np.repeat(np.arange(200), 10), resamples=300, seed=0)[0])
-    )
-    by_row = np.ptp(interval(bootstrap_aucs(y, [s], np.arange(2000), resamples=300, seed=0)[0]))
-    assert by_member > 2.5 * by_row
+def test_losses_under_the_natural_base_rate() -> None:
+    """A perfect model of sampled rows, moved to the natural rate, is perfect for natural rows."""
+    rng = np.random.default_rng(3)
+    natural, x = 0.02, rng.normal(0, 1, 400_000)
+    s = x + np.log(natural / (1 - natural))
+    y = (rng.random(len(x)) < metrics.sigmoid(s)).astype(float)
+    kept = (y > 0) | (rng.random(len(x)) < 0.05)
+    rate, drawn = y.mean(), y[kept].mean()
+    learned = metrics.correct_prior(s[kept], sampled=natural, natural=natural)
+    learned = learned - np.log(0.05)
+    back = metrics.correct_prior(learned, sampled=drawn, natural=rate)
+    weight = metrics.prior_weights(y[kept], rate)
+    whole, part = metrics.log_loss(y, s), metrics.log_loss(y[kept], back, weight)
+    assert part == pytest.approx(whole, rel=0.05)
+    assert metrics.ece(y[kept], back, w=weight) < 0.002
+    assert metrics.ece(y[kept], learned, w=weight) > 0.2
+    whole_ne = metrics.normalised_entropy(y, s)
+    assert metrics.normalised_entropy(y[kept], back, weight) == pytest.approx(whole_ne, rel=0.02)

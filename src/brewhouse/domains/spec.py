@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp"]
 Severity = Literal["block", "warn"]
+SLICES = ("history", "item_age", "popularity", "tenure")
+"""Slice dimensions of every domain."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -216,6 +218,13 @@ class Validation(Strict):
     text: list[str] = Field(default_factory=list, description="Item columns that must not be empty")
 
 
+class SliceColumn(Strict):
+    """A column by whose values results are told apart."""
+
+    of: Literal["member", "item"] = Field(description="Whose column it is")
+    column: str = Field(description="Name of the column; its value at the row's moment counts")
+
+
 class Defaults(Strict):
     """Split and sizes used when a run does not say otherwise."""
 
@@ -243,7 +252,14 @@ class Domain(Strict):
     prompt: Prompt
     source: Source
     validation: Validation = Validation()
+    slices: dict[str, SliceColumn] = Field(
+        default_factory=dict,
+        description="Further slices by name, such as language or seniority",
+    )
     defaults: Defaults = Defaults()
+    production: str = Field(
+        default="lightgbm", description="Baseline that stands in for the model in production"
+    )
     simulator: str | None = Field(default=None, description="Name of a built-in simulated source")
 
     @model_validator(mode="after")
@@ -321,6 +337,17 @@ class Domain(Strict):
                 for k in surface.kinds
                 if k not in self.items.kinds
             ]
+        columns = {"member": self.members.columns, "item": self.items.columns}
+        found += [
+            f"slices.{name}: '{one.column}' is no {one.of} column"
+            for name, one in self.slices.items()
+            if one.column not in columns[one.of]
+        ]
+        found += [
+            f"slices.{name}: the name is taken by a slice that every domain has"
+            for name in self.slices
+            if name in (*SLICES, "region")
+        ]
         words = [a.word for a in self.actions.values()] + [s.word for s in self.surfaces.values()]
         found += [
             f"word '{w}' stands for two things"
@@ -339,6 +366,12 @@ class Domain(Strict):
             elif "none" not in self.surfaces[policy.surface].actions:
                 found.append(f"source.negatives: surface '{policy.surface}' has no action 'none'")
         return found
+
+    @property
+    def slice_names(self) -> list[str]:
+        """Dimensions that results are told apart by."""
+        region = ["region"] if self.regions else []
+        return [*SLICES, *region, *self.slices]
 
     @property
     def style(self) -> str:

@@ -11,9 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from brewhouse.evaluation.metrics import weighted_aucs
+from brewhouse.evaluation.resampling import Ranking, interval, resample
 from brewhouse.evaluation.results import Estimate, ProbeResult
-from brewhouse.evaluation.uncertainty import interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +50,13 @@ def judge_probes(
     if not usable:
         return []
     members = 1 + max(int(t.member.max()) for t in usable)
-    rng = np.random.default_rng(seed)
-    drawn_RM = rng.multinomial(members, np.full(members, 1 / members), size=resamples)
-    weights = np.concatenate([np.ones((1, members), np.int64), drawn_RM])
 
     def aucs(scores: Sequence[np.ndarray]) -> np.ndarray:
         """AUC by task and resample; the first is that of the rows as they are."""
-        return np.stack(
-            [
-                weighted_aucs(t.y, s, weights[:, t.member])
-                for t, s in zip(usable, scores, strict=True)
-            ]
-        )
+        rankings = [Ranking.of(t.y, s, t.member) for t, s in zip(usable, scores, strict=True)]
+        whole = np.array([r.aucs(np.ones((1, members), np.uint16))[0] for r in rankings])
+        drawn, _ = resample(rankings, [], members=members, resamples=resamples, seed=seed)
+        return np.column_stack([whole, drawn])
 
     base = aucs([t.ordinary for t in usable])
     found = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from brewhouse.errors import ConfigError
 from brewhouse.files import read_json, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+METRICS = ("auc", "gauc", "ndcg_at_10", "log_loss", "normalised_entropy", "ece")
 
 
 class _Model(BaseModel):
@@ -26,14 +27,27 @@ class Estimate(_Model):
 
 
 class ScorerResult(_Model):
-    """Metrics of one scorer on one task."""
+    """Metrics of one scorer on one task, each with its interval."""
 
     auc: Estimate
-    gauc: float | None
-    ndcg_at_10: float | None
-    log_loss: float | None
-    normalised_entropy: float | None
-    ece: float | None
+    gauc: Estimate
+    ndcg_at_10: Estimate
+    log_loss: Estimate
+    normalised_entropy: Estimate
+    ece: Estimate
+
+    def of(self, metric: str) -> Estimate:
+        """By name."""
+        found: Estimate = getattr(self, metric)
+        return found
+
+
+class MetricRule(_Model):
+    """A metric that the task may be compared by."""
+
+    name: str
+    margin: float
+    higher_is_better: bool
 
 
 class SliceResult(_Model):
@@ -44,6 +58,10 @@ class SliceResult(_Model):
     n: int
     positives: int
     auc: dict[str, float | None]
+    ranker: Estimate = Field(description="With its interval (Obuchowski, 1997)")
+    difference: Estimate = Field(
+        description="AUC of the ranker minus that of the production model, with its interval"
+    )
 
 
 class TaskResult(_Model):
@@ -54,6 +72,8 @@ class TaskResult(_Model):
     tier: str
     surface: str
     phrase: str
+    owner: str = ""
+    licence: str = ""
     horizon_weeks: int
     n: int
     positives: int
@@ -61,11 +81,29 @@ class TaskResult(_Model):
     members: int
     groups: int = Field(description="Members with both classes, those that count in GAUC")
     n_min: int
-    higher_is_better: bool
+    metrics: list[MetricRule] = Field(description="The headline first")
     base_rate: float
     sampled_negatives: bool
+    prior: float | None = Field(
+        default=None, description="Natural share of yes that losses and calibration are told for"
+    )
     scorers: dict[str, ScorerResult]
-    difference: dict[str, Estimate] = Field(description="AUC of the ranker minus that of a scorer")
+    difference: dict[str, dict[str, Estimate]] = Field(
+        description="Ranker minus scorer, paired, by scorer and metric of the task"
+    )
+    delong: dict[str, Estimate] = Field(
+        default={}, description="The same of AUC by DeLong's method, a check of the bootstrap"
+    )
+    smallest_margin: float | None = Field(
+        default=None,
+        description="Margin of AUC against production that these rows support with power 0.8",
+    )
+    rows_digest: str = Field(description="Of row ids and labels")
+    draws: dict[str, dict[str, list[int]]] = Field(
+        default={},
+        description="Metrics of the ranker and of production by resample, in millionths: where two "
+        "results have the same rows and draws_digest, resamples are paired",
+    )
     slices: list[SliceResult]
     reliability: dict[str, list[list[float]]]
 
@@ -100,11 +138,15 @@ class Results(_Model):
     schema_version: int = SCHEMA_VERSION
     domain: str
     domain_version: int
+    production: str = Field(
+        default="lightgbm", description="Scorer that stands in for the production model"
+    )
     snapshot: str
     model: dict[str, Any]
     split: dict[str, Any]
     seed: int
     resamples: int
+    draws_digest: str = Field(description="Of the members drawn from, the seed and their number")
     code: str
     tasks: list[TaskResult]
     probes: list[ProbeResult] = []
@@ -126,9 +168,23 @@ class Results(_Model):
             ConfigError: There are no results, or of another schema.
         """
         try:
-            return cls.model_validate(read_json(path))
+            value = read_json(path)
         except (OSError, ValueError) as error:
-            msg = f"{path}: no results of schema version {SCHEMA_VERSION}: {error}"
+            msg = f"{path}: no results can be read: {error}; give a results.json of an evaluation"
+            raise ConfigError(msg) from error
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SCHEMA_VERSION:
+            msg = (
+                f"{path}: results of schema version {version}, but this release reads "
+                f"{SCHEMA_VERSION}; evaluate the model again"
+            )
+            raise ConfigError(msg)
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            msg = f"{path}: {where}: {first['msg']}; evaluate the model again"
             raise ConfigError(msg) from error
 
     def mean_auc(self, scorer: str, tier: str | None = None) -> float | None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from brewhouse.domains.spec import Strict
 from brewhouse.errors import GateError
-from brewhouse.evaluation.results import Results, TaskResult
-from brewhouse.files import sha256_json
-from brewhouse.gates import policy as p
-
-
-class Outcome(StrEnum):
-    """What a rule, or the gate as a whole, found."""
-
-    PASS = "PASS"  # an outcome, no secret
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
+from brewhouse.evaluation.results import Results
+from brewhouse.files import read_json, sha256_json
+from brewhouse.gates.outcome import Outcome, worst
+from brewhouse.gates.policy import RULES, Policy
+from brewhouse.gates.rules import apply
 
 
 class RuleOutcome(Strict):
@@ -26,151 +20,97 @@ class RuleOutcome(Strict):
     rule: dict[str, Any]
     outcome: Outcome
     reason: str
+    details: list[str] = []
 
 
 class Verdict(Strict):
     """The gate's answer, and digests of what it was computed from."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     outcome: Outcome
     policy: str
+    policy_digest: str
     results_digest: str
     champion_digest: str | None
     rules: list[RuleOutcome]
 
+    def lines(self) -> list[str]:
+        """For people: the outcome, then one line a rule."""
+        return [
+            f"{self.outcome} by {self.policy}",
+            *(f"  {one.outcome:<12} {one.rule['kind']}: {one.reason}" for one in self.rules),
+        ]
 
-def decide(policy: p.Policy, results: Results, champion: Results | None = None) -> Verdict:
-    """Compute the verdict: FAIL if a rule fails, else INCONCLUSIVE if one is, else PASS."""
+
+def read_verdict(path: Path) -> Verdict:
+    """Read a verdict.json.
+
+    Raises:
+        GateError: There is none, or of another schema.
+    """
+    try:
+        return Verdict.model_validate(read_json(path))
+    except (OSError, ValueError) as error:
+        msg = f"{path}: no verdict can be read: {error}; run `brewhouse gate check --out` again"
+        raise GateError(msg) from error
+
+
+def told_rule(rule: dict[str, Any]) -> str:
+    """A rule in words: what its kind asks, and its settings."""
+    summary = (RULES[rule["kind"]].__doc__ or "").split("\n")[0]
+    settings = ", ".join(f"{k} {v}" for k, v in rule.items() if k != "kind" and v not in (None, []))
+    return f"{rule['kind']} ({settings}): {summary}" if settings else f"{rule['kind']}: {summary}"
+
+
+def decide(policy: Policy, results: Results, champion: Results | None = None) -> Verdict:
+    """Compute the verdict: FAIL if a rule fails, else INCONCLUSIVE if one is, else PASS.
+
+    Raises:
+        GateError: The policy requires a champion or a task that is not there, or the champion
+            belongs to another domain.
+    """
+    _refuse(policy, results, champion)
     outcomes = []
     for rule in policy.rules:
-        outcome, reason = _apply(rule, results, champion)
+        outcome, reason, details = apply(rule, results, champion)
         outcomes.append(
-            RuleOutcome(rule=rule.model_dump(mode="json"), outcome=outcome, reason=reason)
+            RuleOutcome(
+                rule=rule.model_dump(mode="json"), outcome=outcome, reason=reason, details=details
+            )
         )
-    found = {one.outcome for one in outcomes}
-    overall = next((o for o in (Outcome.FAIL, Outcome.INCONCLUSIVE) if o in found), Outcome.PASS)
     return Verdict(
-        outcome=overall,
+        outcome=worst([one.outcome for one in outcomes]),
         policy=f"{policy.name}@{policy.version}",
+        policy_digest="sha256:" + sha256_json(policy.model_dump(mode="json")),
         results_digest=_digest(results),
         champion_digest=_digest(champion) if champion else None,
         rules=outcomes,
     )
 
 
+def _refuse(policy: Policy, results: Results, champion: Results | None) -> None:
+    if champion is None and policy.champion == "required":
+        msg = (
+            f"policy {policy.name} requires a champion and none was given; give its results.json "
+            "with --champion, or set champion: optional for a first candidate"
+        )
+        raise GateError(msg)
+    if champion is not None and champion.domain != results.domain:
+        msg = (
+            f"the champion's results are of domain {champion.domain}, the candidate's of "
+            f"{results.domain}; give results of the same domain"
+        )
+        raise GateError(msg)
+    present = {task.name for task in results.tasks}
+    named = {name for rule in policy.rules for name in getattr(rule, "tasks", [])}
+    for name in (*policy.required_tasks, *sorted(named)):
+        if name not in present:
+            msg = (
+                f"policy {policy.name} requires task {name}, which the results do not hold; "
+                "evaluate it, or take it out of the policy"
+            )
+            raise GateError(msg)
+
+
 def _digest(results: Results) -> str:
     return "sha256:" + sha256_json(results.model_dump(mode="json"))
-
-
-def _apply(rule: Any, results: Results, champion: Results | None) -> tuple[Outcome, str]:
-    match rule:
-        case p.MeanFloor():
-            return _mean_floor(rule, results)
-        case p.MeanLift():
-            return _mean_lift(rule, results)
-        case p.Calibration():
-            return _calibration(rule, results)
-        case p.EnoughRows():
-            return _enough_rows(rule, results)
-        case p.CheckPassed():
-            return _check(rule, results)
-        case p.TiersProved():
-            proofs = len(results.proofs)
-            tasks = {task.name for task in results.tasks}
-            if proofs < len(tasks):
-                return Outcome.FAIL, f"{proofs} proofs for {len(tasks)} tasks"
-            return Outcome.PASS, f"gap or absence proved for all {len(tasks)} tasks"
-        case p.NonInferior():
-            return _non_inferior(rule, results, champion)
-    msg = f"rule kind {rule.kind} has no implementation"
-    raise GateError(msg)
-
-
-def _compare(value: float, limit: float, text: str) -> tuple[Outcome, str]:
-    return (Outcome.PASS if value >= limit else Outcome.FAIL), text
-
-
-def _mean_floor(rule: p.MeanFloor, results: Results) -> tuple[Outcome, str]:
-    mean = results.mean_auc("ranker", rule.tier)
-    if mean is None:
-        return Outcome.INCONCLUSIVE, f"no {rule.tier or 'task'} with both classes"
-    text = f"mean AUC {mean:.4f} over {rule.tier or 'all'} tasks, floor {rule.at_least:.4f}"
-    return _compare(mean, rule.at_least, text)
-
-
-def _mean_lift(rule: p.MeanLift, results: Results) -> tuple[Outcome, str]:
-    gaps = [
-        task.difference[rule.over].value
-        for task in _tier(results, rule.tier)
-        if rule.over in task.difference
-    ]
-    known = [g for g in gaps if g is not None]
-    if not known:
-        return Outcome.INCONCLUSIVE, f"no task has both the ranker and {rule.over}"
-    mean = sum(known) / len(known)
-    text = (
-        f"mean AUC {mean:+.4f} against {rule.over} over {len(known)} tasks, "
-        f"required {rule.at_least:+.4f}"
-    )
-    return _compare(mean, rule.at_least, text)
-
-
-def _calibration(rule: p.Calibration, results: Results) -> tuple[Outcome, str]:
-    values = [
-        (task.scorers["ranker"].ece, task.name)
-        for task in _tier(results, "T1")
-        if not task.sampled_negatives and task.scorers["ranker"].ece is not None
-    ]
-    if not values:
-        return Outcome.INCONCLUSIVE, "no T1 task with natural negatives"
-    mean = sum(v for v, _ in values if v is not None) / len(values)
-    worst = max((v or 0.0, n) for v, n in values)
-    text = (
-        f"mean ECE {mean:.4f} over {len(values)} tasks (worst {worst[0]:.4f}, {worst[1]}), "
-        f"limit {rule.at_most:.4f}"
-    )
-    return (Outcome.PASS if mean <= rule.at_most else Outcome.FAIL), text
-
-
-def _enough_rows(rule: p.EnoughRows, results: Results) -> tuple[Outcome, str]:
-    tasks = _tier(results, rule.tier)
-    short = [task for task in tasks if task.n < task.n_min]
-    have = len(tasks) - len(short)
-    needed = rule.share * len(tasks)
-    if tasks and have >= needed:
-        return Outcome.PASS, f"{have} of {len(tasks)} tasks have their minimum of rows"
-    missing = ", ".join(f"{t.name} lacks {t.n_min - t.n}" for t in short[:5])
-    return Outcome.INCONCLUSIVE, f"{have} of {len(tasks)} tasks have their rows; {missing}"
-
-
-def _check(rule: p.CheckPassed, results: Results) -> tuple[Outcome, str]:
-    for check in results.checks:
-        if check.name == rule.name:
-            outcome = Outcome.PASS if check.passed else Outcome.FAIL
-            return outcome, f"{check.name}: {check.detail}"
-    return Outcome.INCONCLUSIVE, f"check '{rule.name}' was not run"
-
-
-def _non_inferior(
-    rule: p.NonInferior, results: Results, champion: Results | None
-) -> tuple[Outcome, str]:
-    if champion is None:
-        return Outcome.PASS, "no champion yet, nothing to fall behind"
-    theirs = {
-        (t.name, t.version, t.horizon_weeks): t.scorers["ranker"].auc.value for t in champion.tasks
-    }
-    gaps = []
-    for task in results.tasks:
-        ours = task.scorers["ranker"].auc.value
-        other = theirs.get((task.name, task.version, task.horizon_weeks))
-        if ours is not None and other is not None:
-            gaps.append(ours - other)
-    if not gaps:
-        return Outcome.INCONCLUSIVE, "champion and candidate share no task version"
-    mean = sum(gaps) / len(gaps)
-    text = f"mean AUC {mean:+.4f} against the champion over {len(gaps)} tasks, margin {rule.margin}"
-    return _compare(mean, -rule.margin, text)
-
-
-def _tier(results: Results, tier: str | None) -> list[TaskResult]:
-    return [task for task in results.tasks if tier is None or task.tier == tier]

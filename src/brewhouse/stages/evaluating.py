@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brewhouse.domains.loader import load_domain
-from brewhouse.errors import DataError
-from brewhouse.evaluation.judge import TaskRows, judge_task
-from brewhouse.evaluation.report import write_report
+from brewhouse.evaluation.judge import judge_task
 from brewhouse.evaluation.results import Check, Results, TaskResult
 from brewhouse.files import digest_tree, read_json
 from brewhouse.prompts.shards import read_folder
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
-from brewhouse.scoring.scorer import LeafScores, Scorer, parity, tokens_needed
+from brewhouse.reporting.report import write_report
+from brewhouse.scoring.scorer import Scorer, parity, tokens_needed
 from brewhouse.stages import probing
 from brewhouse.stages.common import (
-    ORACLE,
     ROWS,
     SCORES,
     SUMMARY,
@@ -32,23 +26,13 @@ from brewhouse.stages.common import (
     publish,
     tell,
 )
-from brewhouse.tasks.spec import Task
+from brewhouse.stages.task_rows import Evidence, read_oracle, task_rows
 from brewhouse.tasks.suite import load_suite
 
 PARITY_LIMIT = 1e-4
 ROUTER_MAX_CV = 1.0
 """Unevenness of experts' load that is noted, for models whose training told no limit."""
 PARITY_TREES = 24
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Test rows with everything that scored them."""
-
-    rows: pa.Table
-    leaves: LeafScores
-    baselines: pa.Table | None
-    oracle: pa.Table | None
 
 
 def run(
@@ -61,7 +45,7 @@ def run(
     results_out: Path,
     report_out: Path,
     seed: int = 0,
-    resamples: int = 500,
+    resamples: int = 1000,
     publish_to: str = "",
 ) -> Results:
     """Score the test rows, judge every task at every horizon, write results and report.
@@ -90,15 +74,23 @@ def run(
     evidence = Evidence(
         rows=pq.read_table(shards / ROWS),
         leaves=leaves,
+        book=scorer.book,
         baselines=pq.read_table(baselines / SCORES) if baselines else None,
-        oracle=_read_oracle(oracle),
+        oracle=read_oracle(oracle),
     )
     tasks: list[TaskResult] = []
     for weeks in manifest.split["horizons_weeks"]:
         for task in suite.tasks:
-            rows = _task_rows(task, evidence, scorer, weeks)
             tasks.append(
-                judge_task(task, rows, horizon_weeks=weeks, resamples=resamples, seed=seed)
+                judge_task(
+                    task,
+                    task_rows(task, evidence, folder.domain, weeks),
+                    horizon_weeks=weeks,
+                    members=len(evidence.members),
+                    resamples=resamples,
+                    seed=seed,
+                    production=folder.domain.production,
+                )
             )
         tell(f"judged {len(suite.tasks)} tasks at horizon {weeks} weeks")
     summary = read_json(shards / SUMMARY)
@@ -111,6 +103,7 @@ def run(
     results = Results(
         domain=folder.domain.name,
         domain_version=folder.domain.version,
+        production=folder.domain.production,
         snapshot=manifest.snapshot,
         model={
             "digest": "sha256:" + digest_tree(model, pattern="*.safetensors"),
@@ -119,6 +112,7 @@ def run(
         split=manifest.split,
         seed=seed,
         resamples=resamples,
+        draws_digest=evidence.draws_digest(seed=seed, resamples=resamples),
         code=code_version(),
         tasks=tasks,
         probes=probes,
@@ -142,107 +136,6 @@ def run(
         {"model": results.model["digest"], "shards": read_json(shards / "manifest.json")["digest"]},
     )
     return results
-
-
-def _task_rows(task: Task, evidence: Evidence, scorer: Scorer, weeks: int) -> TaskRows:
-    table = evidence.rows
-    table = table.filter(
-        pc.and_(
-            pc.equal(table.column("surface"), task.surface),
-            pc.equal(table.column("horizon_weeks"), weeks),
-        )
-    )
-    action = np.array(table.column("action").to_pylist(), dtype=object)
-    yes, no = np.isin(action, task.positive), np.isin(action, task.negative)
-    labelled = yes | no
-    ids = np.array(table.column("row").to_pylist(), dtype=object)[labelled]
-    reading = scorer.book.readings[task.name]
-    own = evidence.leaves.question_N == reading.question
-    scores = {
-        "ranker": _aligned(
-            ids,
-            evidence.leaves.rows_N[own],
-            scorer.book.log_odds(task.name, evidence.leaves.logits_NA[own]),
-            task.name,
-            "ranker",
-        )
-    }
-    if evidence.baselines is not None:
-        scores |= _baseline_scores(task, evidence.baselines, ids)
-    if evidence.oracle is not None:
-        scores |= _oracle_scores(task, evidence.oracle, ids)
-    _, member = np.unique(
-        np.array(table.column("member").to_pylist(), dtype=object), return_inverse=True
-    )
-    return TaskRows(
-        y=yes[labelled].astype(np.int64),
-        member=member[labelled],
-        history=table.column("history").to_numpy()[labelled],
-        scores=scores,
-        excluded=int((~labelled).sum()),
-        sampled=bool(pc.any(table.column("sampled")).as_py()),
-    )
-
-
-def _baseline_scores(task: Task, table: pa.Table, ids: np.ndarray) -> dict[str, np.ndarray]:
-    given = table.filter(pc.equal(table.column("task"), task.name))
-    scores = {}
-    for name in sorted(set(given.column("scorer").to_pylist())):
-        part = given.filter(pc.equal(given.column("scorer"), name))
-        scores[name] = _aligned(
-            ids,
-            np.array(part.column("row").to_pylist(), dtype=object),
-            part.column("log_odds").to_numpy(),
-            task.name,
-            name,
-        )
-    return scores
-
-
-def _aligned(
-    ids: np.ndarray, rows: np.ndarray, scores: np.ndarray, task: str, scorer: str
-) -> np.ndarray:
-    """Scores in the order of `ids`.
-
-    Raises:
-        DataError: A row was not scored; no sample is dropped in silence.
-    """
-    found = dict(zip(rows.tolist(), scores.tolist(), strict=True))
-    missing = [row for row in ids.tolist() if row not in found]
-    if missing:
-        msg = (
-            f"task {task}: {scorer} scored {len(found)} rows but not {missing[0]} and "
-            f"{len(missing) - 1} more; run the step again"
-        )
-        raise DataError(msg)
-    return np.array([found[row] for row in ids.tolist()], np.float64)
-
-
-def _oracle_scores(task: Task, oracle: pa.Table, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """True log-odds of a simulated world, and those of one who cannot see histories."""
-    wanted = oracle.filter(
-        pc.is_in(oracle.column("interaction_id"), value_set=pa.array(ids.tolist(), pa.string()))
-    )
-    position = {row: i for i, row in enumerate(ids.tolist())}
-    at = np.array([position[r] for r in wanted.column("interaction_id").to_pylist()], np.int64)
-    action = np.array(wanted.column("action").to_pylist(), dtype=object)
-    out = {}
-    for name, column in (
-        ("oracle", "probability"),
-        ("oracle_without_history", "probability_without_history"),
-    ):
-        p = wanted.column(column).to_numpy()
-        sides = [
-            np.bincount(at, weights=p * np.isin(action, side), minlength=len(ids))
-            for side in (task.positive, task.negative)
-        ]
-        out[name] = np.log(np.maximum(sides[0], 1e-12)) - np.log(np.maximum(sides[1], 1e-12))
-    return out
-
-
-def _read_oracle(folder: Path) -> pa.Table | None:
-    path = folder / ORACLE
-    return pq.read_table(path) if path.is_file() else None
 
 
 def _checks(

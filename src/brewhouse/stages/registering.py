@@ -8,7 +8,8 @@ from pathlib import Path
 from brewhouse.errors import RegistryError
 from brewhouse.evaluation.results import Results
 from brewhouse.files import atomic_dir, read_json, write_json, write_text
-from brewhouse.gates.verdict import Outcome, Verdict
+from brewhouse.gates.outcome import Outcome
+from brewhouse.gates.verdict import Verdict
 from brewhouse.platform.tracking import Registered, Tracker, artifact_root
 from brewhouse.registry.model_card import model_card
 from brewhouse.stages.common import note_lineage, publish, tell

@@ -180,6 +180,8 @@ def _write_rows(path: Path, test: Timelines, chosen: dict[int, np.ndarray]) -> N
             {
                 "row": pa.array(log.interaction_id[q].tolist(), pa.string()),
                 "member": pa.array(log.member_ids[log.member[q]].tolist(), pa.string()),
+                "item": pa.array(log.item_ids[log.item[q]].tolist(), pa.string()),
+                "shown_at": pa.array(log.shown_at[q], pa.timestamp("us", tz="UTC")),
                 "surface": pa.array([log.surfaces[s] for s in log.surface[q]], pa.string()),
                 "action": pa.array([log.actions[a] for a in log.action[q]], pa.string()),
                 "horizon_weeks": pa.array(horizon.astype(np.int64)),

@@ -34,6 +34,7 @@ from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
 from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, publish, tell
+from brewhouse.stages.facets import add_facets
 from brewhouse.stages.log_shards import pull_log, test_share
 from brewhouse.stages.shard_work import Work, tell_shard
 from brewhouse.tasks.suite import Suite, load_suite
@@ -248,7 +249,8 @@ def _finish(
     }
     _refuse_empty(totals, split)
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "rows").glob("*.parquet"))])
-    pq.write_table(rows, out / ROWS)
+    start = split.test(split.horizons_weeks[0]).start
+    pq.write_table(add_facets(rows, cut, spec, tests_start=start), out / ROWS)
     pairs = np.array([pair for p in parts for pair in p["canary"]]).reshape(-1, 2)
     canary = auc(pairs[:, 0], pairs[:, 1]) if len(pairs) else float("nan")
     write_json(

@@ -100,10 +100,33 @@ def _resolve(spec: TaskSpec, file: TaskFile, domain: Domain, *, where: str) -> T
             "T1, or hold the surface out with in_training: false"
         )
         raise ConfigError(msg)
+    drawn = "sampled" if file.surface in {p.surface for p in domain.source.negatives} else "logged"
+    if spec.candidates not in (None, drawn):
+        msg = (
+            f"{where}: task {spec.name}: candidates '{spec.candidates}', but those of "
+            f"'{file.surface}' are {drawn}; correct it or leave it out"
+        )
+        raise ConfigError(msg)
+    if spec.prior is not None and drawn == "logged":
+        msg = (
+            f"{where}: task {spec.name}: prior {spec.prior:g} is for sampled negatives, and "
+            f"those of '{file.surface}' are logged; leave it out"
+        )
+        raise ConfigError(msg)
+    known_slices = domain.slice_names
+    if unknown := [name for name in spec.slices or [] if name not in known_slices]:
+        msg = (
+            f"{where}: task {spec.name}: slice '{unknown[0]}' is not in domain {domain.name} "
+            f"(known: {', '.join(known_slices)})"
+        )
+        raise ConfigError(msg)
     data = spec.model_dump() | {
         "surface": file.surface,
-        "owner": file.owner,
+        "owner": spec.owner or file.owner,
+        "licence": spec.licence or file.licence or domain.licence,
         "positive": tuple(spec.positive),
         "negative": tuple(negative),
+        "candidates": drawn,
+        "slices": tuple(known_slices if spec.slices is None else spec.slices),
     }
     return Task.model_validate(data)

@@ -53,6 +53,29 @@ def dots(
     return _svg(figure)
 
 
+def forest(rows: Sequence[tuple[str, float, float, float, float | None]], xlabel: str) -> str:
+    """Differences with intervals, one line each; a tick marks minus the margin.
+
+    Args:
+        rows: Name, value, low, high and margin.
+        xlabel: What is subtracted from what.
+    """
+    figure, axes = _figure(8, 1.2 + 0.24 * len(rows))
+    for y, (_, value, low, high, margin) in enumerate(reversed(rows)):
+        short = margin is not None and high < -margin
+        kept = margin is None or low >= -margin
+        colour = "#B00020" if short else "#0072B2" if kept else "#777777"
+        axes.plot([low, high], [y, y], color=colour, linewidth=2)
+        marker = "X" if short else "o" if kept else "D"
+        axes.plot(value, y, marker=marker, color=colour, markersize=6, linestyle="")
+        if margin is not None:
+            axes.plot([-margin, -margin], [y - 0.4, y + 0.4], color="#000000", linewidth=1.2)
+    axes.axvline(0, color="#999999", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)], fontsize=8)
+    axes.set_xlabel(xlabel)
+    return _svg(figure)
+
+
 def lines(xs: Sequence[str], series: Mapping[str, Sequence[float | None]], xlabel: str) -> str:
     """AUC along an ordered category."""
     figure, axes = _figure(7, 3.4)

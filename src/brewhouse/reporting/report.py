@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup as Html
 
-from brewhouse.evaluation import plots
-from brewhouse.evaluation.judge import HISTORY_NAMES
-from brewhouse.evaluation.results import Results
+from brewhouse.evaluation.compare import MEASURES, Reference
+from brewhouse.evaluation.results import Results, SliceResult, TaskResult
+from brewhouse.evaluation.slices import HISTORY_NAMES
 from brewhouse.files import write_text
+from brewhouse.gates.verdict import Verdict
+from brewhouse.reporting import plots
 
 ORDER = ("ranker", "popularity", "lightgbm", "oracle_without_history", "oracle")
 
 
-def write_report(results: Results, path: Path) -> None:
-    """Render results to HTML."""
+def write_report(
+    results: Results, path: Path, *, verdict: Verdict | None = None, champion: Results | None = None
+) -> None:
+    """Render results to one self-contained page.
+
+    Args:
+        results: Of the candidate.
+        path: File to write.
+        verdict: What the gate made of them, if it has.
+        champion: Results of the model in use, to tell what changed.
+    """
     environment = Environment(
-        loader=PackageLoader("brewhouse.evaluation"),
+        loader=PackageLoader("brewhouse.reporting"),
         autoescape=select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
@@ -27,16 +37,27 @@ def write_report(results: Results, path: Path) -> None:
     environment.filters["num"] = lambda v, digits=3: "n/a" if v is None else f"{v:.{digits}f}"
     environment.filters["signed"] = lambda v: "n/a" if v is None else f"{v:+.3f}"
     scorers = [s for s in ORDER if any(s in t.scorers for t in results.tasks)]
+    largest = max(results.tasks, key=lambda t: t.n)
+    told = history_table(results, scorers)
     page = environment.get_template("report.html").render(
         r=results,
+        verdict=verdict,
+        champion=champion,
         scorers=scorers,
         names={s: plots.STYLE[s][2] for s in scorers},
-        history=history_table(results, scorers),
+        production=plots.STYLE.get(results.production, ("", "", results.production))[2],
+        history=told,
         history_names=HISTORY_NAMES,
         what=PROBES,
         sentences=sentences(results),
+        changes=changes(results, champion) if champion else [],
         probe_sentences=probe_sentences(results),
         means=means(results, scorers),
+        worse=worse_slices(results),
+        comparisons=[
+            (label, Html(plots.forest(rows, f"AUC of the ranker minus that of {label}")))
+            for label, rows in comparisons(results, champion)
+        ],
         dots=Html(
             plots.dots(  # SVG that we draw from numbers
                 [
@@ -52,17 +73,72 @@ def write_report(results: Results, path: Path) -> None:
         lines=Html(
             plots.lines(
                 HISTORY_NAMES,
-                {
-                    s: [history_table(results, scorers)[s][h] for h in HISTORY_NAMES]
-                    for s in scorers
-                },
+                {s: [told[s][h] for h in HISTORY_NAMES] for s in scorers},
                 "known interactions of the member",
             )
         ),
-        calibration=Html(plots.calibration(_largest(results).reliability)),
-        calibrated=_largest(results).name,
+        calibration=Html(plots.calibration(largest.reliability)),
+        calibrated=largest.name,
     )
     write_text(path, page)
+
+
+def comparisons(
+    results: Results, champion: Results | None
+) -> list[tuple[str, list[tuple[str, float, float, float, float | None]]]]:
+    """By reference: name, difference, interval and margin of each task."""
+    out = []
+    for to in ("champion", "production"):
+        reference = Reference(results, champion, to)
+        rows = []
+        for task in results.tasks:
+            gap = reference.gap(task, "auc")
+            if gap is None:
+                continue
+            margin = next((m.margin for m in task.metrics if m.name == "auc"), None)
+            rows.append((_label(task), gap.value, *gap.interval(0.95), margin))
+        if rows:
+            out.append((to if to == "champion" else f"production ({results.production})", rows))
+    return out
+
+
+def changes(results: Results, champion: Results) -> list[str]:
+    """What differs from the model in use, in plain words."""
+    reference = Reference(results, champion, "champion")
+    out = []
+    for measure, label in MEASURES.items():
+        gap = reference.mean(measure)
+        if gap:
+            low, high = gap.interval(0.95)
+            out.append(
+                f"Mean AUC over {label} is {gap.value:+.4f} against the champion "
+                f"({low:+.4f} to {high:+.4f})."
+            )
+    new = {t.name for t in results.tasks} - {t.name for t in champion.tasks}
+    gone = {t.name for t in champion.tasks} - {t.name for t in results.tasks}
+    out += [f"New tasks: {', '.join(sorted(new))}."] if new else []
+    out += [f"Tasks no longer judged: {', '.join(sorted(gone))}."] if gone else []
+    ends = [r.split["train_end"][:10] for r in (results, champion)]
+    out.append(f"Trained until {ends[0]}, the champion until {ends[1]}.")
+    tokens = [r.cost["tokens_per_leaf"] for r in (results, champion)]
+    out.append(f"A candidate takes {tokens[0]:.1f} tokens, with the champion {tokens[1]:.1f}.")
+    return out
+
+
+def worse_slices(results: Results, most: int = 12) -> list[tuple[TaskResult, SliceResult]]:
+    """Slices of T1 tasks whose interval lies below production's, the largest loss first."""
+    found = [
+        (task, one)
+        for task in results.tasks
+        if task.tier == "T1"
+        for one in task.slices
+        if one.difference.high is not None and one.difference.high < 0
+    ]
+    return sorted(found, key=lambda pair: pair[1].difference.value or 0.0)[:most]
+
+
+def _label(task: TaskResult) -> str:
+    return task.name + (f" +{task.horizon_weeks}w" if task.horizon_weeks else "")
 
 
 def means(results: Results, scorers: list[str]) -> dict[str, dict[str, float | None]]:
@@ -82,7 +158,7 @@ def history_table(results: Results, scorers: list[str]) -> dict[str, dict[str, f
             for task in results.tasks
             if task.tier == "T1"
             for one in task.slices
-            if one.value == value
+            if (one.dimension, one.value) == ("history", value)
             and all(one.auc.get(s) is not None for s in scorers if s in task.scorers)
             and all(s in task.scorers for s in scorers)
         ]
@@ -141,7 +217,3 @@ def probe_sentences(results: Results) -> list[str]:
         worst = max(styles, key=lambda p: p.cost.value or 0.0)
         out.append(f"The dearest rewording, '{worst.name}', costs {worst.cost.value:.3f} AUC.")
     return out
-
-
-def _largest(results: Results) -> Any:
-    return max(results.tasks, key=lambda t: t.n)

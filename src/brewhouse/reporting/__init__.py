@@ -1,0 +1,1 @@
+"""Pages for people: what an evaluation found, and what the gate made of it."""
