@@ -180,7 +180,7 @@ def pretrain(
     loaded = pretraining.load_recipe(recipe)
     refuse_foreign(target, "training.json")
     results = pretraining.run(loaded, work=work / recipe, out=target)
-    emit(results.model_dump(mode="json"), as_json, lambda: _tasks_table(results))
+    emit(results.model_dump(mode="json"), as_json, lambda: show_tasks(results))
 
 
 def evaluate(
@@ -206,7 +206,7 @@ def evaluate(
         results_out=out / "results.json",
         report_out=out / "report.html",
     )
-    emit(results.model_dump(mode="json"), as_json, lambda: _tasks_table(results))
+    emit(results.model_dump(mode="json"), as_json, lambda: show_tasks(results))
 
 
 def _summarise(out: Path, as_json: bool) -> None:
@@ -232,7 +232,7 @@ def _summarise(out: Path, as_json: bool) -> None:
 
 
 def _show(results: Any, value: dict[str, Any]) -> None:
-    _tasks_table(results)
+    show_tasks(results)
     typer.echo("")
     for rule in value["rules"]:
         typer.echo(f"  {rule['outcome']:<12} {rule['reason']}")
@@ -249,7 +249,8 @@ def _show(results: Any, value: dict[str, Any]) -> None:
     typer.echo(f"report      {value['report']}")
 
 
-def _tasks_table(results: Any) -> None:
+def show_tasks(results: Any) -> None:
+    """One row a task: AUC of the ranker with its interval, and of others."""
     scorers = ["popularity", "lightgbm", "oracle"]
     rows = []
     for task in results.tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,62 @@ def list_tasks(domain: Domain = "linkedin", as_json: Json = False) -> None:
             left=5,
         ),
     )
+
+
+@app.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="Task name")],
+    domain: Domain = "linkedin",
+    as_json: Json = False,
+) -> None:
+    """Tell everything about a task: label rule, candidates, metrics and margins, owner, licence."""
+    import yaml
+
+    from brewhouse.domains.loader import load_domain
+    from brewhouse.tasks.suite import load_suite
+
+    folder = load_domain(domain)
+    task = load_suite(folder).select([name]).tasks[0]
+    value = task.model_dump(mode="json")
+    if task.candidates == "sampled":
+        policy = next(p for p in folder.domain.source.negatives if p.surface == task.surface)
+        value["negatives_policy"] = policy.model_dump(mode="json", exclude={"surface"})
+    emit(value, as_json, lambda: typer.echo(yaml.safe_dump(value, sort_keys=False).rstrip()))
+
+
+@app.command("run")
+def run_tasks(
+    file: Annotated[Path, typer.Argument(help="YAML file of tasks")],
+    run: Annotated[
+        Path, typer.Option(help="Run folder whose data is asked about, such as runs/demo")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html")],
+    domain: Domain = "linkedin",
+    model: Annotated[
+        str, typer.Option(help="Model folder or shipped model; that of the run if empty")
+    ] = "",
+    max_test_sessions: Annotated[int, typer.Option(min=1, help="Test sessions asked about")] = 6000,
+    as_json: Json = False,
+) -> None:
+    """Ask a trained model tasks that it never saw, from YAML alone; report AUC with intervals."""
+    from brewhouse.cli.runs import show_tasks
+    from brewhouse.files import refuse_foreign
+    from brewhouse.stages import asking
+    from brewhouse.stages.artifacts import RunArtifacts
+
+    refuse_foreign(out, "results.json")
+    kept = RunArtifacts(run)
+    results = asking.run(
+        file,
+        domain=domain,
+        model=model or str(kept.newest("train-ranker/model")),
+        snapshot=kept.newest("import-data/snapshot"),
+        features=kept.newest("build-features/features"),
+        oracle=kept.newest("import-data/oracle"),
+        out=out,
+        max_test_sessions=max_test_sessions,
+    )
+    emit(results.model_dump(mode="json"), as_json, lambda: show_tasks(results))
 
 
 @app.command("validate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
@@ -59,6 +60,16 @@ def feature_repo() -> Path:
     return path
 
 
+def _close_engine() -> None:
+    """Close the DuckDB connection that Feast leaves in ibis, which else complains of leaks at exit."""
+    import ibis
+
+    backend = ibis.options.default_backend
+    if backend is not None:
+        backend.disconnect()
+        ibis.options.default_backend = None
+
+
 class FeastStore:
     """One domain's features in one environment."""
 
@@ -100,6 +111,7 @@ class FeastStore:
             warnings.filterwarnings("ignore", module="feast")
             from feast import FeatureStore
 
+            atexit.register(_close_engine)
             self._store = FeatureStore(fs_yaml_file=self._yaml)
         return self._store
 

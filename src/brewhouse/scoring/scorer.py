@@ -69,17 +69,22 @@ class Scorer:
         self._load: torch.Tensor | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path, *, asked: ShardsManifest | None = None) -> Self:
         """Load an exported model with its tokenizer and questions.
+
+        Args:
+            folder: Model.
+            asked: Shards whose questions are put in place of those it was trained on: tasks it
+                never saw.
 
         Raises:
             ModelError: The folder lacks `prompts.json`, so answers are unknown.
         """
         path = folder / "prompts.json"
-        if not path.is_file():
+        if not path.is_file() and asked is None:
             msg = f"{folder}: no prompts.json; export the model with `brewhouse train`"
             raise ModelError(msg)
-        manifest = ShardsManifest.read_file(path)
+        manifest = asked or ShardsManifest.read_file(path)
         tokenizer = PromptTokenizer.load(folder)
         ranker = Ranker(load_decoder(folder), manifest.answers)
         if torch.cuda.is_available():

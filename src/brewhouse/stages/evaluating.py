@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from brewhouse.domains.loader import load_domain
+from brewhouse.errors import ModelError
 from brewhouse.evaluation.judge import judge_task
 from brewhouse.evaluation.results import Check, Results, TaskResult
-from brewhouse.files import digest_tree, read_json
+from brewhouse.files import digest_tree, read_json, sha256_file
 from brewhouse.prompts.shards import read_folder
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.reporting.report import write_report
@@ -65,7 +66,8 @@ def run(
     manifest = ShardsManifest.read(shards)
     folder = load_domain(domain)
     suite = load_suite(folder).select(list(manifest.book.readings))
-    scorer = Scorer.load(model)
+    _refuse_other_words(shards / "tokenizer", model)
+    scorer = Scorer.load(model, asked=manifest)
     trees = read_folder(shards / "test")
     started = time.monotonic()
     leaves = scorer.score(trees, progress=_every_tenth())
@@ -136,6 +138,17 @@ def run(
         {"model": results.model["digest"], "shards": read_json(shards / "manifest.json")["digest"]},
     )
     return results
+
+
+def _refuse_other_words(ours: Path, model: Path) -> None:
+    """Token ids mean nothing to a model with another tokenizer."""
+    files = [folder / "tokenizer.json" for folder in (ours, model)]
+    if all(f.is_file() for f in files) and sha256_file(files[0]) != sha256_file(files[1]):
+        msg = (
+            f"{ours.parent}: these shards were written for another tokenizer than that of {model}; "
+            "verbalize with this model"
+        )
+        raise ModelError(msg)
 
 
 def _checks(

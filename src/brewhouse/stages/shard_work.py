@@ -26,6 +26,7 @@ from brewhouse.prompts.probes import distortions
 from brewhouse.prompts.shards import write_tables, write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
+from brewhouse.stages.variant import Variant
 from brewhouse.tasks.suite import Suite, load_suite
 
 CANARY_ROWS = 600
@@ -45,6 +46,7 @@ class Work:
     probe_share: dict[str, float]
     numbers: NumberWords
     tasks: tuple[str, ...]
+    variant: Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +89,28 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     offline.silence()
     work, number = job
     folder = load_domain(work.domain)
-    spec = folder.domain
+    spec = work.variant.domain(folder.domain)
     suite = load_suite(folder).select(list(work.tasks))
     telling = _telling(work, spec, suite)
-    log = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
+    raw = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
+    log = work.variant.evidence(raw, work.split)
     known_by = to_micros(work.split.train_end)
-    train, pairs = _timelines(log, spec, train_rows(log, spec, work.split))
+    wanted = train_rows(log, spec, work.split) if work.variant.training else np.zeros(0, np.int64)
+    train, pairs = _timelines(log, spec, wanted)
     name = f"shard-{number:04d}.parquet"
     builder = ColumnarBuilder(spec, telling.pieces, train)
     counts: dict[str, Any] = {
         "train": write_tables(work.out / "train" / name, builder.training(known_by=known_by)),
-        "cpt": write_tables(work.out / "cpt" / name, builder.documents(known_by=known_by)),
+        "cpt": write_tables(
+            work.out / "cpt" / name,
+            builder.documents(known_by=known_by) if work.variant.training else iter(()),
+        ),
     }
     chosen = test_rows(log, work.split, work.test_share)
     test, more = _timelines(log, spec, np.concatenate([*chosen.values(), np.zeros(0, np.int64)]))
     asking = ColumnarBuilder(spec, telling.pieces, test)
     counts["test"] = write_tables(work.out / "test" / name, asking.requests())
-    _write_rows(work.out / "rows" / name, test, chosen)
+    _write_rows(work.out / "rows" / name, test, chosen, drawn=~raw.logged)
     _write_probes(work, telling, spec, log, name)
     counts["pairs_checked"] = pairs + more
     seen = {"asked": train.targets_Q, "told": train.events_E}
@@ -167,8 +174,13 @@ def test_rows(log: Log, split: TemporalSplit, share: dict[str, float]) -> dict[i
     return chosen
 
 
-def _write_rows(path: Path, test: Timelines, chosen: dict[int, np.ndarray]) -> None:
-    """What evaluation needs to know of each test row besides its scores."""
+def _write_rows(
+    path: Path, test: Timelines, chosen: dict[int, np.ndarray], *, drawn: np.ndarray
+) -> None:
+    """What evaluation needs to know of each test row besides its scores.
+
+    `drawn` tells, a log row, whether a policy drew it as a negative.
+    """
     log = test.log
     horizon = np.concatenate(
         [np.full(len(rows), weeks) for weeks, rows in chosen.items()] or [np.zeros(0)]
@@ -186,7 +198,7 @@ def _write_rows(path: Path, test: Timelines, chosen: dict[int, np.ndarray]) -> N
                 "action": pa.array([log.actions[a] for a in log.action[q]], pa.string()),
                 "horizon_weeks": pa.array(horizon.astype(np.int64)),
                 "history": pa.array(test.branch_Q),
-                "sampled": pa.array(~log.logged[q]),
+                "sampled": pa.array(drawn[q]),
             }
         ),
         path,

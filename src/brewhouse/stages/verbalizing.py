@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,6 +38,7 @@ from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, pub
 from brewhouse.stages.facets import add_facets
 from brewhouse.stages.log_shards import pull_log, test_share
 from brewhouse.stages.shard_work import Work, tell_shard
+from brewhouse.stages.variant import Variant
 from brewhouse.tasks.suite import Suite, load_suite
 
 PROBE_SESSIONS = 800
@@ -55,6 +57,7 @@ def run(
     max_test_sessions: int = 6000,
     tasks: str = "",
     workers: int = 2,
+    variant: Variant | None = None,
     publish_to: str = "",
 ) -> ShardsManifest:
     """Build training, pre-training and test trees.
@@ -71,11 +74,16 @@ def run(
             surface; the rest is counted in the summary.
         tasks: Comma-separated task names, all by default.
         workers: Processes.
+        variant: What differs from shards that are trained on, for studies and new tasks.
         publish_to: Run folder.
     """
-    folder = load_domain(domain)
+    variant = variant or Variant()
+    found = load_domain(domain)
+    folder = replace(found, domain=variant.domain(found.domain))
     suite = load_suite(folder).select([t for t in tasks.split(",") if t])
-    cut = Snapshot.open(snapshot)
+    base, cut = _base(model), Snapshot.open(snapshot)
+    if base is not None and not variant.training and base.snapshot == cut.digest:
+        train_end = str(base.split["train_end"])
     last = pc.max(
         cut.read("interactions", columns=["event_at"], months=cut.months()[-1:]).column("event_at")
     ).as_py()
@@ -92,7 +100,8 @@ def run(
             f"{split.test(split.horizons_weeks[0]).start:%Y-%m-%d}"
         )
         book = build_questions(folder.domain, suite)
-        numbers = _numbers(folder, cut, split)
+        asks_only = base is not None and not variant.training
+        numbers = base.numbers if base and asks_only else _numbers(folder, cut, split)
         tokenizer = _tokenizer(
             folder, cut, split, book, numbers, model=model, vocab_size=vocab_size
         )
@@ -110,6 +119,7 @@ def run(
             probe_share=test_share(sessions, min(max_test_sessions, PROBE_SESSIONS)),
             numbers=numbers,
             tasks=tuple(t.name for t in suite.tasks),
+            variant=variant,
         )
         parts = _map_shards(work, sorted(int(p.name) for p in logs.iterdir()), workers)
         manifest = _finish(
@@ -124,7 +134,8 @@ def run(
             book=book,
             answers=answers,
             numbers=numbers,
-            base=_base(model),
+            base=base,
+            variant=variant,
         )
     publish({"prompts.json": shards_out / ShardsManifest.FILE}, publish_to)
     note_lineage(
@@ -205,9 +216,11 @@ def _tokenizer(
     return tokenizer
 
 
-def _refuse_empty(totals: dict[str, Any], split: TemporalSplit) -> None:
+def _refuse_empty(totals: dict[str, Any], split: TemporalSplit, *, kinds: tuple[str, ...]) -> None:
     """Stop before training when a window holds nothing."""
-    for kind, window in (("train", split.train), ("test", split.test(split.horizons_weeks[0]))):
+    windows = {"train": split.train, "test": split.test(split.horizons_weeks[0])}
+    for kind in kinds:
+        window = windows[kind]
         if not totals[kind]["leaves"]:
             msg = (
                 f"no {kind} targets between {window.start:%Y-%m-%d} and {window.end:%Y-%m-%d}; "
@@ -234,6 +247,7 @@ def _finish(
     answers: list[list[int]],
     numbers: NumberWords,
     base: ShardsManifest | None,
+    variant: Variant,
 ) -> ShardsManifest:
     """Join what shards wrote, prove the tiers, and write the manifest last."""
     spec = folder.domain
@@ -247,7 +261,7 @@ def _finish(
         "history_pairs_checked": sum(p["pairs_checked"] for p in parts),
         "test_sessions_available": dict(sessions),
     }
-    _refuse_empty(totals, split)
+    _refuse_empty(totals, split, kinds=("train", "test") if variant.training else ("test",))
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "rows").glob("*.parquet"))])
     start = split.test(split.horizons_weeks[0]).start
     pq.write_table(add_facets(rows, cut, spec, tests_start=start), out / ROWS)
@@ -269,13 +283,17 @@ def _finish(
     surfaces = asked | told
     if base is not None:
         trained, surfaces = trained | set(base.tasks), surfaces | set(base.surfaces)
+    last_known = _iso(last)
+    if base is not None and not variant.training:
+        # Nothing is trained on these shards: the model knows of them what it was trained on.
+        last_known = base.last_known if base.snapshot == cut.digest else ""
     manifest = ShardsManifest(
         domain={"name": spec.name, "version": str(spec.version), "digest": folder.digest},
         snapshot=cut.digest,
         split=split.describe(),
         surfaces=sorted(surfaces),
         tasks=sorted(trained),
-        last_known=_iso(last),
+        last_known=last_known,
         first_test=_iso(first),
         counts=totals,
         book=book,
