@@ -34,7 +34,8 @@ MEMBERS = [
     (EVE, "S902", "Eve", "Ewing", "1960-05-01", "F", "sen", "VT", None, "Independent"),
 ]
 IN_2020 = {ADA: ("R", "OH"), BEN: ("D", "TX"), CAL: ("R", "OH"), DOT: ("D", "OH")}
-IN_2021 = {BEN: ("D", "TX"), CAL: ("R", "OH"), DOT: ("R", "OH")}
+IN_2021 = {BEN: ("D", "TX"), CAL: ("R", "OH"), DOT: ("R", "OH"), "L000099": ("R", "TX")}
+"""The last one stands in no list of members."""
 SENATE = {"S901": ("R", "OH"), "S902": ("I", "VT")}
 
 ROLLS = [
@@ -60,6 +61,14 @@ ROLLS = [
     ("s3", "2021-07-07T14:00:00-04:00", "amendment", "On the Amendment", "Ames Amdt. No. 12",
      {"bill": "s4", "bill_title": "No short title on file",
       "amend_purpose": "To prohibit funds for the taxation of small wind turbines."}),
+    ("s4", "2021-07-08T13:00:00-04:00", "passage", "On the Joint Resolution", "S.J. Res. 9",
+     {"bill": "sjres9", "bill_title": "A joint resolution providing for congressional disapproval "
+      "of the rule submitted by the Secretary of Labor relating to \"Overtime\""}),
+    ("s5", "2021-07-08T14:00:00-04:00", "passage", "On the Joint Resolution", "S.J. Res. 10",
+     {"bill": "sjres10", "bill_title": "A joint resolution providing for congressional disapproval "
+      "of the proposed export of certain defense articles"}),
+    ("s6", "2021-07-08T15:00:00-04:00", "procedural", "On the Motion to Proceed",
+     "On the Motion to Proceed PN6", {}),
 ]  # fmt: skip
 VOTES = {
     "h1": {ADA: "No", BEN: "Aye", CAL: "No", DOT: "Not Voting"},
@@ -69,10 +78,13 @@ VOTES = {
     "h5": {ADA: "Yea", BEN: "Nay", CAL: "Yea", DOT: "Nay"},
     "h6": {BEN: "Bright", CAL: "Cole", DOT: "Present"},
     "h7": {BEN: "Present", CAL: "Present", DOT: "Not Voting"},
-    "h8": {BEN: "Yea", CAL: "Yea", DOT: "Yea"},
+    "h8": {BEN: "Yea", CAL: "Yea", DOT: "Yea", "L000099": "Yea"},
     "s1": {"S901": "Nay", "S902": "Yea"},
     "s2": {"S901": "Nay", "S902": "Yea"},
     "s3": {"S901": "Yea", "S902": "Nay"},
+    "s4": {"S901": "Yea", "S902": "Nay"},
+    "s5": {"S901": "Nay", "S902": "Nay"},
+    "s6": {"S901": "Nay", "S902": "Yea"},
 }
 
 
@@ -216,6 +228,9 @@ def test_profiles_change_with_party_chamber_and_power(cut: Snapshot) -> None:
         ("s1", "Democrat", "nominee"),
         ("s2", "Democrat", "nominee"),
         ("s3", "Republican", "amendment"),
+        ("s4", "Republican", "disapproval"),  # of what a Democrat's government ruled
+        ("s5", "Democrat", "resolution"),  # of an export, which either party's members bring
+        ("s6", "Democrat", "nominee"),
     ],
 )
 def test_whose_proposal_it_is(cut: Snapshot, vote: str, proposer: str, motion: str) -> None:
