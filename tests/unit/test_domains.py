@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from brewhouse.domains.loader import domain_path, load_domain
+from brewhouse.domains.loader import BUILT_IN, domain_path, load_domain
 from brewhouse.errors import ConfigError
 from brewhouse.tasks.suite import load_suite
 
@@ -34,7 +34,7 @@ def _edit(path: Path, change: Edit) -> None:
     path.write_text(yaml.safe_dump(value, sort_keys=False))
 
 
-@pytest.mark.parametrize("name", ["linkedin", "code_review"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_domains_are_valid(name: str) -> None:
     folder = load_domain(name)
     suite = load_suite(folder)

@@ -16,7 +16,7 @@ from brewhouse.errors import ConfigError
 from brewhouse.files import digest_tree
 
 Model = TypeVar("Model", bound=BaseModel)
-BUILT_IN = ("linkedin", "code_review")
+BUILT_IN = ("linkedin", "code_review", "legislature")
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[tuple[str | int, ...], int]]:

@@ -60,7 +60,11 @@ SIZES: dict[str, dict[str, Any]] = {
         "initializer_range": 0.02,
     },
 }
-FROM_SCRATCH = ("micro", "tiny", "small")
+# Dense models with as many parameters active a token as their namesakes: what experts bring.
+for _name in ("micro", "tiny", "small"):
+    _width = 2 * SIZES[_name]["intermediate_size"]
+    SIZES[f"{_name}-dense"] = SIZES[_name] | {"intermediate_size": _width, "num_local_experts": 1}
+FROM_SCRATCH = tuple(name for name in SIZES if not name.startswith("mixtral"))
 
 
 def mixtral_config(
@@ -80,7 +84,7 @@ def mixtral_config(
     theta = spec.pop("rope_theta", 1e4)
     return MixtralConfig(
         vocab_size=vocab_size,
-        num_experts_per_tok=2,
+        num_experts_per_tok=min(2, spec["num_local_experts"]),
         max_position_embeddings=max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": theta},
         router_aux_loss_coef=0.01,

@@ -111,7 +111,8 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     asking = ColumnarBuilder(spec, telling.pieces, test)
     counts["test"] = write_tables(work.out / "test" / name, asking.requests())
     _write_rows(work.out / "rows" / name, test, chosen, drawn=~raw.logged)
-    _write_probes(work, telling, spec, log, name)
+    if work.variant.probes:
+        _write_probes(work, telling, spec, log, name)
     counts["pairs_checked"] = pairs + more
     seen = {"asked": train.targets_Q, "told": train.events_E}
     for kind, rows in seen.items():

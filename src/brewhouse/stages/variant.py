@@ -31,6 +31,9 @@ class Variant(Strict):
         default=False,
         description="Whether histories hold what was known when training ended and nothing newer",
     )
+    probes: bool = Field(
+        default=True, description="Whether some requests are told in every changed form too"
+    )
     horizons_weeks: list[int] | None = Field(
         default=None, min_length=1, description="Test horizons, in place of the domain's"
     )

@@ -166,6 +166,7 @@ class World:
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"members": 160, "weeks": 12, "names": 120},
     "demo": {"members": 4000, "weeks": 18},
+    "study": {"members": 3000, "weeks": 26},
     "pretrain": {"members": 20_000, "weeks": 18},
     "bench": {"members": 60_000, "weeks": 22, "sessions_per_week": 2.0, "names": 2000},
 }
