@@ -47,7 +47,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "demo": {"model": BASE, "tokens": 6_000_000, "max_test_sessions": 6_000},
     "pretrain": {"model": "tiny", "tokens": 24_000_000, "max_test_sessions": 6_000},
     "bench": {"model": BASE, "tokens": 100_000_000, "max_test_sessions": 20_000},
-    "": {"model": "tiny", "tokens": 14_000_000, "max_test_sessions": 20_000},
+    "": {"model": "tiny", "tokens": 28_000_000, "max_test_sessions": 20_000},
 }
 """By preset; the empty name is for a source folder. `tokens` is the budget of fine-tuning."""
 
