@@ -149,6 +149,10 @@ class Results(_Model):
     draws_digest: str = Field(description="Of the members drawn from, the seed and their number")
     code: str
     tasks: list[TaskResult]
+    capped: dict[int, list[TaskResult]] = Field(
+        default={},
+        description="The tasks again, on rows of members with at most so many known interactions",
+    )
     probes: list[ProbeResult] = []
     checks: list[Check]
     cost: dict[str, float]

@@ -15,7 +15,7 @@ STYLE: dict[str, tuple[str, str, str]] = {
 }
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -26,7 +26,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
@@ -37,7 +37,7 @@ def dots(
     bands: Mapping[str, tuple[float | None, float | None]],
 ) -> str:
     """AUC of every scorer, one line a task; a bar is the ranker's interval."""
-    figure, axes = _figure(8, 1.2 + 0.24 * len(rows))
+    figure, axes = new_figure(8, 1.2 + 0.24 * len(rows))
     for y, (name, values) in enumerate(reversed(rows)):
         low, high = bands.get(name, (None, None))
         if low is not None and high is not None:
@@ -50,7 +50,7 @@ def dots(
     axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], fontsize=8)
     axes.set_xlabel("AUC (95 % interval of the ranker)")
     _legend(axes, [s for s in STYLE if any(s in v for _, v in rows)])
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def forest(rows: Sequence[tuple[str, float, float, float, float | None]], xlabel: str) -> str:
@@ -60,7 +60,7 @@ def forest(rows: Sequence[tuple[str, float, float, float, float | None]], xlabel
         rows: Name, value, low, high and margin.
         xlabel: What is subtracted from what.
     """
-    figure, axes = _figure(8, 1.2 + 0.24 * len(rows))
+    figure, axes = new_figure(8, 1.2 + 0.24 * len(rows))
     for y, (_, value, low, high, margin) in enumerate(reversed(rows)):
         short = margin is not None and high < -margin
         kept = margin is None or low >= -margin
@@ -73,12 +73,12 @@ def forest(rows: Sequence[tuple[str, float, float, float, float | None]], xlabel
     axes.axvline(0, color="#999999", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)], fontsize=8)
     axes.set_xlabel(xlabel)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def lines(xs: Sequence[str], series: Mapping[str, Sequence[float | None]], xlabel: str) -> str:
     """AUC along an ordered category."""
-    figure, axes = _figure(7, 3.4)
+    figure, axes = new_figure(7, 3.4)
     for scorer, values in series.items():
         if scorer not in STYLE:
             continue
@@ -100,12 +100,12 @@ def lines(xs: Sequence[str], series: Mapping[str, Sequence[float | None]], xlabe
     axes.set_xlim(-0.3, len(xs) + 0.6)
     axes.set_xlabel(xlabel)
     axes.set_ylabel("mean AUC")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def calibration(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     """Share of positives against mean prediction."""
-    figure, axes = _figure(4.5, 4)
+    figure, axes = new_figure(4.5, 4)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for scorer, points in curves.items():
         colour, marker, _ = STYLE[scorer]
@@ -120,7 +120,7 @@ def calibration(curves: Mapping[str, Sequence[Sequence[float]]]) -> str:
     _legend(axes, list(curves))
     axes.set_xlabel("mean predicted probability")
     axes.set_ylabel("share of positives")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _legend(axes: Any, scorers: Sequence[str]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from brewhouse.domains.loader import load_domain
+from brewhouse.domains.spec import Domain
 from brewhouse.errors import ModelError
 from brewhouse.evaluation.judge import judge_task
 from brewhouse.evaluation.results import Check, Results, TaskResult
@@ -28,6 +30,7 @@ from brewhouse.stages.common import (
     tell,
 )
 from brewhouse.stages.task_rows import Evidence, read_oracle, task_rows
+from brewhouse.tasks.spec import HistoryRule, Task
 from brewhouse.tasks.suite import load_suite
 
 PARITY_LIMIT = 1e-4
@@ -47,6 +50,7 @@ def run(
     report_out: Path,
     seed: int = 0,
     resamples: int = 1000,
+    caps: Sequence[int] = (),
     publish_to: str = "",
 ) -> Results:
     """Score the test rows, judge every task at every horizon, write results and report.
@@ -61,6 +65,7 @@ def run(
         report_out: File to write.
         seed: Seed of the bootstrap.
         resamples: Bootstrap resamples of members.
+        caps: Judge tasks again on the rows of members with at most so many known interactions.
         publish_to: Run folder.
     """
     manifest = ShardsManifest.read(shards)
@@ -82,19 +87,21 @@ def run(
     )
     tasks: list[TaskResult] = []
     for weeks in manifest.split["horizons_weeks"]:
-        for task in suite.tasks:
-            tasks.append(
-                judge_task(
-                    task,
-                    task_rows(task, evidence, folder.domain, weeks),
-                    horizon_weeks=weeks,
-                    members=len(evidence.members),
-                    resamples=resamples,
-                    seed=seed,
-                    production=folder.domain.production,
-                )
-            )
+        tasks += judge_all(
+            suite.tasks, evidence, folder.domain, weeks, resamples=resamples, seed=seed
+        )
         tell(f"judged {len(suite.tasks)} tasks at horizon {weeks} weeks")
+    capped = {
+        cap: judge_all(
+            [t.model_copy(update={"history": HistoryRule(at_most=cap)}) for t in suite.tasks],
+            evidence,
+            folder.domain,
+            manifest.split["horizons_weeks"][0],
+            resamples=resamples,
+            seed=seed,
+        )
+        for cap in caps
+    }
     summary = read_json(shards / SUMMARY)
     probes = probing.run(
         shards, scorer, suite, evidence.rows, manifest, resamples=min(resamples, 200), seed=seed
@@ -117,6 +124,7 @@ def run(
         draws_digest=evidence.draws_digest(seed=seed, resamples=resamples),
         code=code_version(),
         tasks=tasks,
+        capped=capped,
         probes=probes,
         checks=_checks(difference, leaves.tokens, tokens_needed(trees), summary, manifest),
         cost={
@@ -138,6 +146,30 @@ def run(
         {"model": results.model["digest"], "shards": read_json(shards / "manifest.json")["digest"]},
     )
     return results
+
+
+def judge_all(
+    tasks: Sequence[Task],
+    evidence: Evidence,
+    domain: Domain,
+    weeks: int,
+    *,
+    resamples: int,
+    seed: int,
+) -> list[TaskResult]:
+    """Judge tasks at one horizon, all under the same draws of members."""
+    return [
+        judge_task(
+            task,
+            task_rows(task, evidence, domain, weeks),
+            horizon_weeks=weeks,
+            members=len(evidence.members),
+            resamples=resamples,
+            seed=seed,
+            production=domain.production,
+        )
+        for task in tasks
+    ]
 
 
 def _refuse_other_words(ours: Path, model: Path) -> None:
