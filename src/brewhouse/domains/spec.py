@@ -11,6 +11,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+Baseline = Literal[
+    "popularity",
+    "member_mean",
+    "item_mean",
+    "lightgbm",
+    "dcn_v2",
+    "din",
+    "sequence",
+    "dcn_v2_text",
+]
+"""Conventional models that are trained beside the ranker, `docs/reference/baselines.md`."""
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp"]
 Severity = Literal["block", "warn"]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -244,6 +255,9 @@ class Domain(Strict):
     source: Source
     validation: Validation = Validation()
     defaults: Defaults = Defaults()
+    production: Baseline = Field(
+        default="lightgbm", description="Baseline that stands in for the production model"
+    )
     simulator: str | None = Field(default=None, description="Name of a built-in simulated source")
 
     @model_validator(mode="after")

@@ -9,10 +9,19 @@ from typing import Any
 STYLE: dict[str, tuple[str, str, str]] = {
     "ranker": ("#D55E00", "o", "ranker"),
     "popularity": ("#56B4E9", "s", "popularity"),
+    "item_mean": ("#56B4E9", "<", "item mean"),
+    "member_mean": ("#56B4E9", ">", "member mean"),
     "lightgbm": ("#009E73", "^", "LightGBM"),
+    "dcn_v2": ("#0072B2", "P", "DCN-v2"),
+    "dcn_v2_text": ("#0072B2", "X", "DCN-v2 with text"),
+    "din": ("#E69F00", "d", "DIN"),
+    "sequence": ("#E69F00", "p", "sequence model"),
     "oracle_without_history": ("#CC79A7", "v", "oracle without history"),
     "oracle": ("#000000", "D", "oracle"),
 }
+"""Colour, marker and label. Kinds of models share a colour; no two share colour and marker."""
+PLOTTED = ("ranker", "lightgbm", "dcn_v2", "din", "oracle_without_history", "oracle")
+"""What plots show; tables show every scorer."""
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from brewhouse.evaluation.judge import HISTORY_NAMES
 from brewhouse.evaluation.results import Results
 from brewhouse.files import write_text
 
-ORDER = ("ranker", "popularity", "lightgbm", "oracle_without_history", "oracle")
+ORDER = tuple(plots.STYLE)
 
 
 def write_report(results: Results, path: Path) -> None:
@@ -27,6 +27,7 @@ def write_report(results: Results, path: Path) -> None:
     environment.filters["num"] = lambda v, digits=3: "n/a" if v is None else f"{v:.{digits}f}"
     environment.filters["signed"] = lambda v: "n/a" if v is None else f"{v:+.3f}"
     scorers = [s for s in ORDER if any(s in t.scorers for t in results.tasks)]
+    shown = [s for s in scorers if s in plots.PLOTTED or s == results.production]
     page = environment.get_template("report.html").render(
         r=results,
         scorers=scorers,
@@ -40,7 +41,7 @@ def write_report(results: Results, path: Path) -> None:
         dots=Html(
             plots.dots(  # SVG that we draw from numbers
                 [
-                    (t.name, {s: t.scorers[s].auc.value for s in scorers if s in t.scorers})
+                    (t.name, {s: t.scorers[s].auc.value for s in shown if s in t.scorers})
                     for t in results.tasks
                 ],
                 {
@@ -52,10 +53,7 @@ def write_report(results: Results, path: Path) -> None:
         lines=Html(
             plots.lines(
                 HISTORY_NAMES,
-                {
-                    s: [history_table(results, scorers)[s][h] for h in HISTORY_NAMES]
-                    for s in scorers
-                },
+                {s: [history_table(results, scorers)[s][h] for h in HISTORY_NAMES] for s in shown},
                 "known interactions of the member",
             )
         ),
@@ -96,15 +94,14 @@ def sentences(results: Results) -> list[str]:
     """Where the ranker stands, in plain words."""
     ours = results.mean_auc("ranker", "T1")
     out = []
-    for name, label in (
-        ("popularity", "popularity"),
-        ("lightgbm", "LightGBM"),
-        ("oracle_without_history", "the oracle that sees no history"),
-        ("oracle", "the oracle"),
-    ):
+    for name in ORDER[1:]:
         other = results.mean_auc(name, "T1")
         if ours is not None and other is not None:
             side = "above" if ours >= other else "below"
+            label = plots.STYLE[name][2]
+            label = f"the {label}" if name.startswith("oracle") else label
+            if name == results.production:
+                label += ", which stands in for the production model"
             out.append(
                 f"On T1 tasks the ranker's mean AUC of {ours:.3f} is "
                 f"{abs(ours - other):.3f} {side} that of {label} ({other:.3f})."

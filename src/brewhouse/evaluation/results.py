@@ -113,6 +113,9 @@ class Results(_Model):
     router: dict[str, float] = {}
     proofs: list[str]
     notes: list[str]
+    production: str = Field(
+        default="", description="Scorer that stands in for the production model, if it was trained"
+    )
 
     def write(self, path: Path) -> None:
         """Write as JSON."""

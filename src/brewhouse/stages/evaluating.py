@@ -132,6 +132,7 @@ def run(
         router=leaves.routing.metrics() if leaves.routing else {},
         proofs=prove_tiers(manifest, suite.tasks),
         notes=[*_notes(tasks, summary), *probing.notes(probes), *uneven],
+        production=_production(folder.domain.production, tasks),
     )
     results.write(results_out)
     write_report(results, report_out)
@@ -142,6 +143,11 @@ def run(
         {"model": results.model["digest"], "shards": read_json(shards / "manifest.json")["digest"]},
     )
     return results
+
+
+def _production(name: str, tasks: list[TaskResult]) -> str:
+    """The domain's production baseline, or nothing where no task has its scores."""
+    return name if any(name in task.scorers for task in tasks) else ""
 
 
 def _task_rows(task: Task, evidence: Evidence, scorer: Scorer, weeks: int) -> TaskRows:
