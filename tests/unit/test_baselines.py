@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brewhouse.baselines.features import FeatureBuilder
-from brewhouse.baselines.models import lightgbm, popularity
+from brewhouse.baselines.models import TaskData, lightgbm, popularity
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.timelines import Log, build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
@@ -102,7 +104,17 @@ def test_a_planted_future_changes_no_feature(tiny: Snapshot, linkedin: DomainFol
         i
         for i, n in enumerate(before.names)
         if n.startswith(
-            ("item_shown", "item_any", "member", "match", "days", "text_eng", "text_pas")
+            (
+                "item_shown",
+                "item_any",
+                "member",
+                "match",
+                "days",
+                "text_eng",
+                "text_pas",
+                "text_near",
+                "words",
+            )
         )
     ]
     assert len(names) > 10
@@ -115,30 +127,18 @@ def test_lightgbm_finds_what_popularity_cannot(tiny: Snapshot, linkedin: DomainF
     own = builder.for_task(["viewed"])
     labels = builder.shared().values_QF[:, 0] > np.median(builder.shared().values_QF[:, 0])
     train, test = np.arange(0, len(log), 2), np.arange(1, len(log), 2)
-    fitted = lightgbm(
-        builder.shared(),
-        own,
-        labels.astype(float),
-        builder.timelines.request_at_Q,
-        train,
-        test,
-        seed=0,
+    data = TaskData(
+        labels_Q=labels.astype(float),
+        when_Q=builder.timelines.request_at_Q,
+        train=train,
+        test=test,
     )
+    fitted = lightgbm(builder.shared(), own, data, seed=0)
     assert fitted is not None
     assert ((fitted.log_odds > 0) == labels[test]).mean() > 0.95
-    assert (
-        lightgbm(
-            builder.shared(),
-            own,
-            np.zeros(len(log)),
-            builder.timelines.request_at_Q,
-            train,
-            test,
-            seed=0,
-        )
-        is None
-    )
-    flat = popularity(builder, labels, train, test)
+    one_class = replace(data, labels_Q=np.zeros(len(log)))
+    assert lightgbm(builder.shared(), own, one_class, seed=0) is None
+    flat = popularity(builder, data)
     assert flat.log_odds.dtype == np.float32
     assert np.isfinite(flat.log_odds).all()
 

@@ -137,6 +137,7 @@ def results(
     return Results(
         domain="d",
         domain_version=1,
+        production="lightgbm",
         snapshot="sha256:0",
         model={"digest": "sha256:1"},
         split={"gap_days": 2},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,17 @@ from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from brewhouse.baselines.affinity import Known, Words, word_affinity
 from brewhouse.data.timelines import Timelines, known_ranks, merge_count
 from brewhouse.domains.spec import Domain
 
 _DAY = 86_400_000_000
 _SVD = 32
 _RECENT = 30
+_NEAR = 50
+_AT_ONCE = 20_000
+_LONG_AGO = 9.0
+_WINDOWS = {"ever": None, "90d": 90 * _DAY}
 NONE = "none"
 
 
@@ -39,6 +45,7 @@ class TextIndex:
     tfidf_items: csr_matrix
     item_D: np.ndarray
     vectorizer: TfidfVectorizer
+    svd: TruncatedSVD
 
     @classmethod
     def fit(cls, texts: Sequence[str], known: np.ndarray, *, seed: int) -> TextIndex:
@@ -51,7 +58,10 @@ class TextIndex:
         size = min(_SVD, tfidf.shape[1] - 1)
         svd = TruncatedSVD(size, random_state=seed).fit(tfidf[np.flatnonzero(known)])
         return cls(
-            tfidf_items=tfidf, item_D=svd.transform(tfidf).astype(np.float32), vectorizer=vectorizer
+            tfidf_items=tfidf,
+            item_D=svd.transform(tfidf).astype(np.float32),
+            vectorizer=vectorizer,
+            svd=svd,
         )
 
 
@@ -71,6 +81,13 @@ class KnownCounter:
         """Number of such rows for which a mask over log rows holds."""
         sums = np.concatenate([[0], np.cumsum(mask[self.rows])])
         return sums[self.end_Q] - sums[self.start_Q]
+
+    def newest(self, mask: np.ndarray) -> np.ndarray:
+        """Log row of the newest such row for which the mask holds, -1 where there is none."""
+        at = np.where(mask[self.rows], np.arange(len(self.rows)), -1)
+        last = np.maximum.accumulate(np.concatenate([[-1], at]))[self.end_Q]
+        found = last >= self.start_Q
+        return np.where(found, self.rows[np.where(found, last, 0)], -1)
 
 
 class FeatureBuilder:
@@ -111,6 +128,8 @@ class FeatureBuilder:
         self.profiles = profiles
         self._shared: FeatureTable | None = None
         self._counters: dict[str, KnownCounter] = {}
+        self._values: dict[str, list[np.ndarray]] = {}
+        self._own: dict[tuple[str, ...], FeatureTable] = {}
 
     def shared(self) -> FeatureTable:
         """Features that do not depend on the task."""
@@ -119,8 +138,8 @@ class FeatureBuilder:
             columns: dict[str, np.ndarray] = {}
             age = (self.timelines.request_at_Q - self.created[log.item[q]]) / _DAY
             columns["item_age_days"] = np.log1p(np.maximum(age, 0))
-            columns |= self._numeric() | self._recency() | self._counts("any", self._engaged())
-            columns |= self._text()
+            columns |= self._numeric() | self._recency() | self._counts("any", self.engaged)
+            columns |= self._text() | self._words() | self._nearest()
             self._shared = FeatureTable(
                 names=tuple(columns),
                 values_QF=np.stack(list(columns.values()), axis=1).astype(np.float32),
@@ -128,7 +147,13 @@ class FeatureBuilder:
         return self._shared
 
     def for_task(self, positive: Sequence[str]) -> FeatureTable:
-        """Counts of the task's own positive actions."""
+        """Counts of the task's own positive actions; tasks with the same actions share them."""
+        actions = tuple(positive)
+        if actions not in self._own:
+            self._own[actions] = self._for_task(actions)
+        return self._own[actions]
+
+    def _for_task(self, positive: tuple[str, ...]) -> FeatureTable:
         mask = np.isin(
             self.log.action, [self.log.actions.index(a) for a in positive if a in self.log.actions]
         )
@@ -156,21 +181,25 @@ class FeatureBuilder:
             )
         return self._counters[name]
 
-    def _engaged(self) -> np.ndarray:
+    def logged_counts(self, what: str) -> KnownCounter:
+        """Counter by `item`, `member`, `item_surface` or `member_surface`."""
+        log, q = self.log, self.timelines.targets_Q
+        name, _, on_surface = what.partition("_")
+        key = log.item if name == "item" else log.member
+        if on_surface:
+            key = key * len(log.surfaces) + log.surface
+        return self.counter(what, key, key[q])
+
+    @cached_property
+    def engaged(self) -> np.ndarray:
+        """Per log row, whether the member did anything at all."""
         none = self.log.actions.index(NONE) if NONE in self.log.actions else -1
         return self.log.action != none
 
     def _counts(self, name: str, positive: np.ndarray) -> dict[str, np.ndarray]:
-        log, q = self.log, self.timelines.targets_Q
-        surfaces = len(log.surfaces)
-        keys = {
-            "item": log.item,
-            "member": log.member,
-            "member_surface": log.member * surfaces + log.surface,
-        }
         columns = {}
-        for what, key in keys.items():
-            counter = self.counter(what, key, key[q])
+        for what in ("item", "member", "member_surface"):
+            counter = self.logged_counts(what)
             shown, acted = counter.all(), counter.where(positive)
             if name == "any":
                 columns[f"{what}_shown"] = np.log1p(shown)
@@ -181,30 +210,62 @@ class FeatureBuilder:
 
     def _match(self, name: str, column: str, positive: np.ndarray) -> dict[str, np.ndarray]:
         """Past interactions of the member with items that share a value, best value of several."""
-        values = self._values(column)
-        log, q = self.log, self.timelines.targets_Q
-        total = int(max(v.max(initial=0) for v in values)) + 1
-        shown = np.zeros((len(values), len(q)))
-        acted = np.zeros((len(values), len(q)))
-        for k, value in enumerate(values):
-            present = value[log.item[q]] >= 0
-            key_Q = np.where(present, log.member[q] * total + value[log.item[q]], -1)
-            for j, other in enumerate(values):
-                key = np.where(other[log.item] >= 0, log.member * total + other[log.item], -2)
-                counter = self.counter(f"{column}.{k}.{j}", key, key_Q)
-                shown[k] += counter.all()
-                acted[k] += counter.where(positive)
-        best = acted.argmax(0), np.arange(len(q))
+        pairs = self._same_value(column)
+        shown = np.stack([sum(c.all() for c in counters) for counters in pairs])
+        acted = np.stack([sum(c.where(positive) for c in counters) for counters in pairs])
+        best = acted.argmax(0), np.arange(acted.shape[1])
         out = {
             f"match_{column}_{name}": np.log1p(acted[best]),
             f"match_{column}_{name}_rate": (acted[best] + 0.5) / (shown[best] + 2.0),
         }
         if name == "any":
             out[f"match_{column}_shown"] = np.log1p(shown.max(0))
+            out[f"match_{column}_days"] = self._days_since(pairs, positive)
+            everyone = self._same_value(column, by_member=False)
+            shown = np.stack([sum(c.all() for c in counters) for counters in everyone])
+            acted = np.stack([sum(c.where(positive) for c in counters) for counters in everyone])
+            out[f"{column}_any"] = np.log1p(acted.max(0))
+            out[f"{column}_any_rate"] = ((acted + 0.5) / (shown + 2.0)).max(0)
         return out
 
-    def _values(self, column: str) -> list[np.ndarray]:
+    def _same_value(self, column: str, *, by_member: bool = True) -> list[list[KnownCounter]]:
+        """For each value of the target's item, counters of events with that value, by its place."""
+        values = self.values(column)
+        log, q = self.log, self.timelines.targets_Q
+        total = int(max(v.max(initial=0) for v in values)) + 1
+        base = log.member * total if by_member else np.zeros(len(log), np.int64)
+        who = "member" if by_member else "all"
+        out = []
+        for k, value in enumerate(values):
+            present = value[log.item[q]] >= 0
+            key_Q = np.where(present, base[q] + value[log.item[q]], -1)
+            out.append(
+                [
+                    self.counter(
+                        f"{column}.{who}.{k}.{j}",
+                        np.where(other[log.item] >= 0, base + other[log.item], -2),
+                        key_Q,
+                    )
+                    for j, other in enumerate(values)
+                ]
+            )
+        return out
+
+    def _days_since(self, pairs: list[list[KnownCounter]], mask: np.ndarray) -> np.ndarray:
+        """Log of the days since the newest such event of any of the counters."""
+        known = self.log.known_at
+        newest = np.full(len(self.limit_Q), np.iinfo(np.int64).min)
+        for counter in (c for counters in pairs for c in counters):
+            row = counter.newest(mask)
+            newest = np.where(row >= 0, np.maximum(newest, known[row]), newest)
+        never = newest == np.iinfo(np.int64).min
+        days = (self.timelines.request_at_Q - np.where(never, 0, newest)) / _DAY
+        return np.where(never, _LONG_AGO, np.log1p(np.maximum(days, 0)))
+
+    def values(self, column: str) -> list[np.ndarray]:
         """Codes of an item column; several arrays where it holds several values, -1 for none."""
+        if column in self._values:
+            return self._values[column]
         texts = [v or "" for v in self.items.column(column).to_pylist()]
         separator = self.domain.items.multi.get(column)
         split = [t.split(separator) if separator else [t] for t in texts]
@@ -215,7 +276,8 @@ class FeatureBuilder:
             for k, part in enumerate(parts[:width]):
                 if part:
                     table[k, i] = code.setdefault(part, len(code))
-        return list(table)
+        self._values[column] = list(table)
+        return self._values[column]
 
     def _numeric(self) -> dict[str, np.ndarray]:
         q = self.timelines.targets_Q
@@ -247,7 +309,7 @@ class FeatureBuilder:
         item = log.item[t.targets_Q]
         vector_D = self.text.item_D
         unit = vector_D / np.maximum(np.linalg.norm(vector_D, axis=1, keepdims=True), 1e-9)
-        engaged = self._engaged()[t.events_E]
+        engaged = self.engaged[t.events_E]
         start = t.offsets[log.member[t.targets_Q]]
         end = start + t.branch_Q
         columns = {}
@@ -263,6 +325,40 @@ class FeatureBuilder:
             profile.multiply(self.text.tfidf_items[item]).sum(1)
         ).ravel()
         return columns | {f"item_svd_{d}": vector_D[item, d] for d in range(vector_D.shape[1])}
+
+    def _words(self) -> dict[str, np.ndarray]:
+        """Affinity to the item's words, over everything known and over the last 90 days."""
+        log, q = self.log, self.timelines.targets_Q
+        engaged = self.engaged[self.rows_E]
+        rows = self.rows_E[engaged]
+        known = Known(member_E=log.member[rows], item_E=log.item[rows], rank_E=self.rank_E[engaged])
+        words = Words(items=self.text.tfidf_items, idf_V=self.text.vectorizer.idf_)
+        return {
+            f"words_{when}_{name}": value
+            for when, window in _WINDOWS.items()
+            for name, value in word_affinity(
+                words, known, log.member[q], log.item[q], self.limit_Q, window=window
+            ).items()
+        }
+
+    def _nearest(self) -> dict[str, np.ndarray]:
+        """Cosine of the item with its nearest neighbours among the newest engaged events."""
+        t, log = self.timelines, self.log
+        vector_D = self.text.item_D
+        unit = vector_D / np.maximum(np.linalg.norm(vector_D, axis=1, keepdims=True), 1e-9)
+        item, engaged = log.item[t.targets_Q], self.engaged[t.events_E]
+        start = t.offsets[log.member[t.targets_Q]]
+        end = start + t.branch_Q
+        best_Q5 = np.full((len(item), 5), -1.0, np.float32)
+        for a in range(0, len(item) if len(engaged) else 0, _AT_ONCE):
+            part = slice(a, a + _AT_ONCE)
+            at_QL = end[part, None] - 1 - np.arange(_NEAR)
+            known = (at_QL >= start[part, None]) & engaged[np.maximum(at_QL, 0)]
+            past = log.item[t.events_E[np.maximum(at_QL, 0)]]
+            near = np.einsum("qld,qd->ql", unit[past], unit[item[part]])
+            near = np.where(known, near, -1.0)
+            best_Q5[part] = np.partition(near, _NEAR - 5, axis=1)[:, -5:]
+        return {"text_nearest": best_Q5.max(1), "text_nearest_5": best_Q5.mean(1)}
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -11,6 +11,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+Baseline = Literal[
+    "popularity",
+    "member_mean",
+    "item_mean",
+    "lightgbm",
+    "dcn_v2",
+    "din",
+    "sequence",
+    "dcn_v2_text",
+]
+"""Conventional models that are trained beside the ranker, `docs/reference/baselines.md`."""
 ColumnType = Literal["string", "integer", "number", "boolean", "timestamp"]
 Severity = Literal["block", "warn"]
 SLICES = ("history", "item_age", "popularity", "tenure")
@@ -257,8 +268,8 @@ class Domain(Strict):
         description="Further slices by name, such as language or seniority",
     )
     defaults: Defaults = Defaults()
-    production: str = Field(
-        default="lightgbm", description="Baseline that stands in for the model in production"
+    production: Baseline = Field(
+        default="lightgbm", description="Baseline that stands in for the production model"
     )
     simulator: str | None = Field(default=None, description="Name of a built-in simulated source")
 

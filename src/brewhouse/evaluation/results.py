@@ -138,9 +138,6 @@ class Results(_Model):
     schema_version: int = SCHEMA_VERSION
     domain: str
     domain_version: int
-    production: str = Field(
-        default="lightgbm", description="Scorer that stands in for the production model"
-    )
     snapshot: str
     model: dict[str, Any]
     split: dict[str, Any]
@@ -159,6 +156,9 @@ class Results(_Model):
     router: dict[str, float] = {}
     proofs: list[str]
     notes: list[str]
+    production: str = Field(
+        default="", description="Scorer that stands in for the production model, if it was trained"
+    )
 
     def write(self, path: Path) -> None:
         """Write as JSON."""

@@ -61,7 +61,7 @@ def feature_repo() -> Path:
 
 
 def _close_engine() -> None:
-    """Close the DuckDB connection that Feast leaves in ibis, which else complains of leaks at exit."""
+    """Close the DuckDB connection that Feast leaves open, which complains of leaks at exit."""
     import ibis
 
     backend = ibis.options.default_backend

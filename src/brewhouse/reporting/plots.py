@@ -9,13 +9,23 @@ from typing import Any
 STYLE: dict[str, tuple[str, str, str]] = {
     "ranker": ("#D55E00", "o", "ranker"),
     "popularity": ("#56B4E9", "s", "popularity"),
+    "item_mean": ("#56B4E9", "<", "item mean"),
+    "member_mean": ("#56B4E9", ">", "member mean"),
     "lightgbm": ("#009E73", "^", "LightGBM"),
+    "dcn_v2": ("#0072B2", "P", "DCN-v2"),
+    "dcn_v2_text": ("#0072B2", "X", "DCN-v2 with text"),
+    "din": ("#E69F00", "d", "DIN"),
+    "sequence": ("#E69F00", "p", "sequence model"),
     "oracle_without_history": ("#CC79A7", "v", "oracle without history"),
     "oracle": ("#000000", "D", "oracle"),
 }
+"""Colour, marker and label. Kinds of models share a colour; no two share colour and marker."""
+PLOTTED = ("ranker", "lightgbm", "dcn_v2", "din", "oracle_without_history", "oracle")
+"""What plots show; tables show every scorer."""
 
 
 def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches and its axes."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -27,6 +37,7 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
 
 
 def to_svg(figure: Any) -> str:
+    """The figure as inline SVG, the same bytes for the same figure."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -14,7 +14,7 @@ from brewhouse.files import write_text
 from brewhouse.gates.verdict import Verdict
 from brewhouse.reporting import plots
 
-ORDER = ("ranker", "popularity", "lightgbm", "oracle_without_history", "oracle")
+ORDER = tuple(plots.STYLE)
 
 
 def write_report(
@@ -39,6 +39,7 @@ def write_report(
     scorers = [s for s in ORDER if any(s in t.scorers for t in results.tasks)]
     largest = max(results.tasks, key=lambda t: t.n)
     told = history_table(results, scorers)
+    shown = [s for s in scorers if s in plots.PLOTTED or s == results.production]
     page = environment.get_template("report.html").render(
         r=results,
         verdict=verdict,
@@ -61,7 +62,7 @@ def write_report(
         dots=Html(
             plots.dots(  # SVG that we draw from numbers
                 [
-                    (t.name, {s: t.scorers[s].auc.value for s in scorers if s in t.scorers})
+                    (t.name, {s: t.scorers[s].auc.value for s in shown if s in t.scorers})
                     for t in results.tasks
                 ],
                 {
@@ -73,7 +74,7 @@ def write_report(
         lines=Html(
             plots.lines(
                 HISTORY_NAMES,
-                {s: [told[s][h] for h in HISTORY_NAMES] for s in scorers},
+                {s: [told[s][h] for h in HISTORY_NAMES] for s in shown},
                 "known interactions of the member",
             )
         ),
@@ -172,15 +173,14 @@ def sentences(results: Results) -> list[str]:
     """Where the ranker stands, in plain words."""
     ours = results.mean_auc("ranker", "T1")
     out = []
-    for name, label in (
-        ("popularity", "popularity"),
-        ("lightgbm", "LightGBM"),
-        ("oracle_without_history", "the oracle that sees no history"),
-        ("oracle", "the oracle"),
-    ):
+    for name in ORDER[1:]:
         other = results.mean_auc(name, "T1")
         if ours is not None and other is not None:
             side = "above" if ours >= other else "below"
+            label = plots.STYLE[name][2]
+            label = f"the {label}" if name.startswith("oracle") else label
+            if name == results.production:
+                label += ", which stands in for the production model"
             out.append(
                 f"On T1 tasks the ranker's mean AUC of {ours:.3f} is "
                 f"{abs(ours - other):.3f} {side} that of {label} ({other:.3f})."

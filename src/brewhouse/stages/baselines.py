@@ -1,12 +1,15 @@
-"""Step 6: popularity and LightGBM on the very rows the ranker is trained and tested on."""
+"""Step 6: conventional models on the very rows the ranker is trained and tested on."""
 
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,23 +17,39 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brewhouse.baselines.features import FeatureBuilder
-from brewhouse.baselines.models import lightgbm, popularity
+from brewhouse.baselines.inputs import Inputs, build_inputs
+from brewhouse.baselines.models import (
+    BaselineScores,
+    TaskData,
+    lightgbm,
+    mean_of,
+    popularity,
+    search_lightgbm,
+)
 from brewhouse.data.rules import excluded_members
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import to_micros
 from brewhouse.data.timelines import Log, Timelines, build_timelines, log_from_table
 from brewhouse.domains.loader import load_domain
-from brewhouse.domains.spec import Domain
+from brewhouse.domains.spec import Baseline, Domain
+from brewhouse.errors import ConfigError
 from brewhouse.files import atomic_dir, write_json
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.verbalizer import Verbalizer
 from brewhouse.stages.common import ROWS, SCORES, make_split, note_lineage, publish, tell
+from brewhouse.stages.variant import Variant
 from brewhouse.tasks.spec import Task
 from brewhouse.tasks.suite import load_suite
 
 RECORD = "baselines.json"
+SCHEMA_VERSION = 2
 MAX_TRAIN_ROWS = 200_000
+NEURAL: tuple[Baseline, ...] = ("dcn_v2", "din", "sequence", "dcn_v2_text")
+ALL: tuple[Baseline, ...] = get_args(Baseline)
+MIN_NEURAL_ROWS = 20_000
+"""Training rows below which networks are not worth their time, unless they are asked for."""
+_SEARCH_TASKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +61,22 @@ class Rows:
     test: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What all baselines share: features, tasks and each task's rows, in the suite's order."""
+
+    builder: FeatureBuilder
+    tasks: tuple[Task, ...]
+    data: tuple[TaskData, ...]
+    rows: Rows
+    seed: int
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Tables of the neural baselines, built once."""
+        return build_inputs(self.builder, self.tasks, self.rows.train)
+
+
 def run(
     *,
     domain: str,
@@ -50,44 +85,110 @@ def run(
     shards: Path,
     baselines_out: Path,
     seed: int = 0,
+    scorers: Sequence[str] | None = None,
+    frozen: bool = False,
     publish_to: str = "",
 ) -> dict[str, Any]:
-    """Train and score all baselines.
+    """Train and score baselines.
 
     Baselines may also learn from surfaces held out of the ranker's training (T2): they stand in for
     the production model of that surface, which has its data.
 
+    Args:
+        domain: Built-in name or folder.
+        snapshot: Snapshot folder.
+        features: Feature folder.
+        shards: Says which rows are tested.
+        baselines_out: Folder to write.
+        seed: Seed of everything random.
+        scorers: Names of the baselines to train; by default all that the rows are enough for.
+        frozen: Whether test rows are told what was known when training ended and nothing newer.
+        publish_to: Run folder.
+
     Returns:
         The record written to `baselines.json`: how each model came about.
+
+    Raises:
+        ConfigError: A scorer is unknown.
     """
     spec = load_domain(domain).domain
+    _known(scorers or ())
     manifest = ShardsManifest.read(shards)
     suite = load_suite(load_domain(domain)).select(list(manifest.book.readings))
     cut = Snapshot.open(snapshot)
     with tempfile.TemporaryDirectory(prefix="brewhouse-feast-") as scratch:
         store = FeastStore(features, domain=spec, domain_path=domain, state=Path(scratch))
         store.apply()
-        rows = _rows(spec, store, cut, manifest, shards)
+        rows = _rows(spec, store, cut, manifest, shards, Variant(frozen=frozen))
         builder = _features(spec, store, cut, manifest, rows, seed)
+    names = choose(spec, len(rows.train), scorers)
     tell(
-        f"baselines: {len(rows.train):,} training rows, {len(rows.test):,} test rows, "
-        f"{builder.shared().values_QF.shape[1]} shared features"
+        f"baselines {', '.join(names)}: {len(rows.train):,} training rows, {len(rows.test):,} test "
+        f"rows, {builder.shared().values_QF.shape[1]} shared features"
     )
-    scores, record = [], {}
-    for number, task in enumerate(suite.tasks):
-        table, record[task.name] = _one_task(task, builder, rows, seed)
-        scores.append(table)
-        tell(f"baselines {number + 1} of {len(suite.tasks)}: {task.name}")
+    table, record = score(work_of(builder, suite.tasks, rows, seed), names)
+    record = {"schema_version": SCHEMA_VERSION, "production": spec.production} | record
     with atomic_dir(baselines_out) as out:
-        pq.write_table(pa.concat_tables(scores), out / SCORES, compression="zstd")
+        pq.write_table(table, out / SCORES, compression="zstd")
         write_json(out / RECORD, record)
     publish({RECORD: baselines_out / RECORD}, publish_to)
-    note_lineage(publish_to, "train_baselines", {"snapshot": cut.digest, "tasks": len(record)})
+    note_lineage(
+        publish_to, "train_baselines", {"snapshot": cut.digest, "tasks": len(record["tasks"])}
+    )
     return record
 
 
+def choose(
+    spec: Domain, train_rows: int, scorers: Sequence[str] | None = None
+) -> tuple[Baseline, ...]:
+    """Baselines to train: those asked for, else those that the rows are enough for.
+
+    The production baseline is always among the latter.
+    """
+    if scorers is not None:
+        return tuple(name for name in ALL if name in scorers)
+    few = train_rows < MIN_NEURAL_ROWS
+    return tuple(n for n in ALL if not few or n not in NEURAL or n == spec.production)
+
+
+def _known(scorers: Sequence[str]) -> None:
+    unknown = sorted(set(scorers) - set(ALL))
+    if unknown:
+        msg = f"unknown baseline '{unknown[0]}'; known are {', '.join(ALL)}"
+        raise ConfigError(msg)
+
+
+def score(work: Work, names: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
+    """Train the named baselines and score every task's test rows.
+
+    Returns:
+        Columns task, scorer, row, log_odds; and `models` (what holds for all tasks: search, budget,
+        seconds) with `tasks` (what each model says of itself, by task).
+    """
+    parts = [_SCHEMA.empty_table()]
+    models: dict[str, Any] = {}
+    tasks: dict[str, dict[str, Any]] = {task.name: {} for task in work.tasks}
+    for name in names:
+        started = time.monotonic()
+        found, models[name] = _SCORERS[name](work)
+        models[name]["seconds"] = round(time.monotonic() - started, 2)
+        for task, data, scores in zip(work.tasks, work.data, found, strict=True):
+            if scores is None:
+                tasks[task.name][name] = {"skipped": "no test rows, or training rows of one class"}
+                continue
+            tasks[task.name][name] = scores.record
+            parts.append(_table(task.name, name, work, data, scores.log_odds))
+        tell(f"baseline {name} in {models[name]['seconds']:.0f} s")
+    return pa.concat_tables(parts), {"models": models, "tasks": tasks}
+
+
 def _rows(
-    spec: Domain, store: FeastStore, cut: Snapshot, manifest: ShardsManifest, shards: Path
+    spec: Domain,
+    store: FeastStore,
+    cut: Snapshot,
+    manifest: ShardsManifest,
+    shards: Path,
+    variant: Variant,
 ) -> Rows:
     months = cut.months()
     start = datetime.strptime(months[0], "%Y-%m").replace(tzinfo=UTC)
@@ -100,6 +201,7 @@ def _rows(
         table = table.filter(pc.invert(outside))
     log = log_from_table(table)
     split = make_split(spec, str(manifest.split["train_end"]))
+    log = variant.evidence(log, split)
     first, end = split.train.micros
     tested = pq.read_table(shards / ROWS, columns=["row"]).column("row")
     is_test = pc.is_in(
@@ -146,55 +248,120 @@ def _first_versions(items: pa.Table, log: Log) -> pa.Table:
     return items.take(at)
 
 
-def _one_task(
-    task: Task, builder: FeatureBuilder, rows: Rows, seed: int
-) -> tuple[pa.Table, dict[str, Any]]:
+def work_of(builder: FeatureBuilder, tasks: Sequence[Task], rows: Rows, seed: int) -> Work:
+    """What all baselines share."""
+    data = tuple(_task_data(task, builder, rows, seed) for task in tasks)
+    return Work(builder=builder, tasks=tuple(tasks), data=data, rows=rows, seed=seed)
+
+
+def _task_data(task: Task, builder: FeatureBuilder, rows: Rows, seed: int) -> TaskData:
     log, targets = builder.log, rows.timelines.targets_Q
-    codes = {name: i for i, name in enumerate(log.actions)}
-    yes = np.isin(log.action, [codes[a] for a in task.positive if a in codes])
-    no = np.isin(log.action, [codes[a] for a in task.negative if a in codes])
+    yes, no = (np.isin(log.action, _codes(log, side)) for side in (task.positive, task.negative))
     mine = np.zeros(len(log), bool)
     if task.surface in log.surfaces:
         mine = (log.surface == log.surfaces.index(task.surface)) & (yes | no)
     train = rows.train[mine[targets[rows.train]]]
-    test = rows.test[mine[targets[rows.test]]]
     if len(train) > MAX_TRAIN_ROWS:
         train = np.random.default_rng(seed).choice(train, MAX_TRAIN_ROWS, replace=False)
-    on_surface = yes & mine
-    found = {"popularity": popularity(builder, on_surface, train, test)} if len(test) else {}
-    boosted = None
-    if len(test):
-        boosted = lightgbm(
-            builder.shared(),
-            builder.for_task(task.positive),
-            yes[targets].astype(np.float64),
-            rows.timelines.request_at_Q,
-            train,
-            test,
-            seed=seed,
-        )
-    if boosted:
-        found["lightgbm"] = boosted
-    parts = [
-        pa.table(
-            {
-                "task": pa.array([task.name] * len(test)),
-                "scorer": pa.array([name] * len(test)),
-                "row": pa.array(log.interaction_id[targets[test]].tolist(), pa.string()),
-                "log_odds": pa.array(scores.log_odds),
-            }
-        )
-        for name, scores in found.items()
-    ]
-    schema = pa.schema(
-        [
-            ("task", pa.string()),
-            ("scorer", pa.string()),
-            ("row", pa.string()),
-            ("log_odds", pa.float32()),
-        ]
+    return TaskData(
+        labels_Q=yes[targets].astype(np.float64),
+        when_Q=rows.timelines.request_at_Q,
+        train=train,
+        test=rows.test[mine[targets[rows.test]]],
     )
-    record: dict[str, Any] = {name: scores.record for name, scores in found.items()}
-    if "lightgbm" not in record:
-        record["lightgbm"] = {"skipped": "training rows hold one class or none"}
-    return pa.concat_tables([schema.empty_table(), *parts]), record
+
+
+def _codes(log: Log, actions: Sequence[str]) -> list[int]:
+    return [log.actions.index(action) for action in actions if action in log.actions]
+
+
+def _positive(task: Task, log: Log) -> np.ndarray:
+    """Per log row, whether it is a yes of the task on the task's surface."""
+    surface = log.surfaces.index(task.surface) if task.surface in log.surfaces else -1
+    return np.isin(log.action, _codes(log, task.positive)) & (log.surface == surface)
+
+
+Found = tuple[list[BaselineScores | None], dict[str, Any]]
+
+
+def _popularity(work: Work) -> Found:
+    return [popularity(work.builder, d) if len(d.test) else None for d in work.data], {}
+
+
+def _means(what: str) -> Callable[[Work], Found]:
+    def scored(work: Work) -> Found:
+        log = work.builder.log
+        return [
+            mean_of(work.builder, what, _positive(task, log), data) if len(data.test) else None
+            for task, data in zip(work.tasks, work.data, strict=True)
+        ], {}
+
+    return scored
+
+
+def _lightgbm(work: Work) -> Found:
+    shared = work.builder.shared()
+    largest = sorted(range(len(work.tasks)), key=lambda k: (-len(work.data[k].train), k))
+    tables = [
+        (shared, work.builder.for_task(work.tasks[k].positive), work.data[k])
+        for k in largest[:_SEARCH_TASKS]
+    ]
+    setting, trials = search_lightgbm(tables, seed=work.seed)
+    found = [
+        lightgbm(
+            shared, work.builder.for_task(task.positive), data, seed=work.seed, setting=setting
+        )
+        if len(data.test)
+        else None
+        for task, data in zip(work.tasks, work.data, strict=True)
+    ]
+    tried = [work.tasks[k].name for k in largest[:_SEARCH_TASKS]]
+    return found, {"setting": setting, "search": trials, "search_tasks": tried}
+
+
+def _network(name: Baseline) -> Callable[[Work], Found]:
+    def scored(work: Work) -> Found:
+        from brewhouse.baselines.neural import neural
+
+        inputs = work.inputs
+        asked = np.unique(np.concatenate([data.test for data in work.data]))
+        scores = neural(name, inputs, work.rows.train, asked, seed=work.seed)
+        found: list[BaselineScores | None] = []
+        for k, data in enumerate(work.data):
+            log_odds = scores.log_odds_QK[np.searchsorted(asked, data.test), k]
+            rows = int(inputs.valid_QK[work.rows.train, k].sum())
+            one = BaselineScores(log_odds=log_odds, record={"train_rows_available": rows})
+            found.append(one if len(data.test) and rows else None)
+        return found, scores.record
+
+    return scored
+
+
+_SCORERS: dict[str, Callable[[Work], Found]] = {
+    "popularity": _popularity,
+    "member_mean": _means("member"),
+    "item_mean": _means("item"),
+    "lightgbm": _lightgbm,
+    **{name: _network(name) for name in NEURAL},
+}
+_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),
+        ("scorer", pa.string()),
+        ("row", pa.string()),
+        ("log_odds", pa.float32()),
+    ]
+)
+
+
+def _table(task: str, scorer: str, work: Work, data: TaskData, log_odds: np.ndarray) -> pa.Table:
+    rows = work.builder.log.interaction_id[work.rows.timelines.targets_Q[data.test]]
+    return pa.table(
+        {
+            "task": pa.array([task] * len(rows), pa.string()),
+            "scorer": pa.array([scorer] * len(rows), pa.string()),
+            "row": pa.array(rows.tolist(), pa.string()),
+            "log_odds": pa.array(log_odds, pa.float32()),
+        },
+        schema=_SCHEMA,
+    )

@@ -112,7 +112,6 @@ def run(
     results = Results(
         domain=folder.domain.name,
         domain_version=folder.domain.version,
-        production=folder.domain.production,
         snapshot=manifest.snapshot,
         model={
             "digest": "sha256:" + digest_tree(model, pattern="*.safetensors"),
@@ -136,6 +135,7 @@ def run(
         router=leaves.routing.metrics() if leaves.routing else {},
         proofs=prove_tiers(manifest, suite.tasks),
         notes=[*_notes(tasks, summary), *probing.notes(probes), *uneven],
+        production=_production(folder.domain.production, tasks),
     )
     results.write(results_out)
     write_report(results, report_out)
@@ -170,6 +170,11 @@ def judge_all(
         )
         for task in tasks
     ]
+
+
+def _production(name: str, tasks: list[TaskResult]) -> str:
+    """The domain's production baseline, or nothing where no task has its scores."""
+    return name if any(name in task.scorers for task in tasks) else ""
 
 
 def _refuse_other_words(ours: Path, model: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from brewhouse.errors import ConfigError
 from brewhouse.evaluation.results import Results
 from brewhouse.files import atomic_dir, read_json, sha256_json, write_json
 from brewhouse.model.shipped import locate
@@ -38,7 +39,9 @@ def prepare(preset: str, work: Path) -> None:
     if not (work / "features" / features.ABOUT).exists():
         features.run(domain=p.domain, snapshot=work / "snapshot", features_out=work / "features")
     if not (work / "shards" / ShardsManifest.FILE).exists():
-        _verbalize(p, work, work / "shards", model=p.base, variant=Variant(probes=False, **_weeks(p)))
+        # Training ends so early that the farthest horizon still fits.
+        variant = Variant(probes=False, horizons_weeks=p.horizons_weeks)
+        _verbalize(p, work, work / "shards", model=p.base, variant=variant)
     for name, frozen in (("baselines", False), ("baselines-frozen", True)):
         if not (work / name).exists():
             baselines.run(
@@ -80,9 +83,8 @@ def evaluate(preset: str, work: Path, point: dict[str, Any]) -> Path:
     if (out / "results.json").exists():
         tell(f"evaluation {asked.name} is there already")
         return out
-    variant = Variant.parse(
-        {"horizons_weeks": p.horizons_weeks[:1], **asked.variant, "training": False, "probes": False}
-    )
+    only_asks = {"training": False, "probes": False}
+    variant = Variant.parse({"horizons_weeks": p.horizons_weeks[:1], **asked.variant, **only_asks})
     shards = work / "asked" / sha256_json(variant.model_dump(mode="json"))[:12]
     model = work / "trainings" / asked.training
     if not (shards / ShardsManifest.FILE).exists():
@@ -120,11 +122,6 @@ def report(preset: str, work: Path, studies: list[str]) -> list[dict[str, Any]]:
     return value
 
 
-def _weeks(p: StudyPreset) -> dict[str, Any]:
-    """Training ends so early that the farthest horizon still fits."""
-    return {"horizons_weeks": p.horizons_weeks}
-
-
 def _verbalize(p: StudyPreset, work: Path, out: Path, *, model: str, variant: Variant) -> None:
     end = ""
     if not variant.training:
@@ -148,8 +145,6 @@ def _keep(preset: str, work: Path) -> StudyPreset:
     if not path.exists():
         write_json(path, value)
     elif read_json(path) != value:
-        from brewhouse.errors import ConfigError
-
         msg = (
             f"{work} holds studies of another preset than {p.name} as it reads now; choose another "
             "folder, or remove this one"

@@ -164,7 +164,7 @@ def _model(p: StudyPreset, results: Evaluated) -> Finding:
         for size in p.model.sizes
         if f"{size}-dense" in p.model.sizes
     ]
-    text = "; ".join(f"{size} against as many active parameters dense {d:+.3f}" for size, d in pairs)
+    text = "; ".join(f"{size} against its dense namesake {d:+.3f}" for size, d in pairs)
     larger = values[-1] > values[0]
     return Finding(
         study="model",
@@ -187,7 +187,10 @@ def _model(p: StudyPreset, results: Evaluated) -> Finding:
 def _history(p: StudyPreset, results: Evaluated) -> Finding:
     events = sorted(p.history.events)
     lines, rows = [], [[str(e)] for e in events]
-    for label, title in (("long", "trained on whole histories"), ("short", "trained on short ones")):
+    for label, title in (
+        ("long", "trained on whole histories"),
+        ("short", "on short ones"),
+    ):
         means = [_mean(_get(results, f"history-{e}-{label}").tasks, RANKER) for e in events]
         first = means[0]
         relative = [tuple(100 + v for v in m.percent_over(first)) for m in means]
@@ -216,7 +219,7 @@ def _history(p: StudyPreset, results: Evaluated) -> Finding:
         paper="100 at 8K tokens of context, 102.3 at 16K, 103.6 at 33 to 41K, 98.6 at 65K",
         agrees=(
             "More history helps, "
-            + ("up to a peak beyond which it falls" if falls else "up to the longest that was asked")
+            + ("up to a peak beyond which it falls" if falls else "up to the longest asked")
             + (
                 "; what was trained short falls off on long histories, as in the paper."
                 if tail

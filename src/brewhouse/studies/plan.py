@@ -139,10 +139,10 @@ def evaluations(preset: StudyPreset, studies: list[StudyName]) -> list[Evaluatio
     def add(name: str, training: str, caps: list[int] | None = None, **variant: Any) -> None:
         found[name] = Evaluation(name=name, training=training, variant=variant, caps=caps or [])
 
-    for training in trainings(preset, studies):
-        if training.name != "short":
-            cold = "cold_start" in studies and training.name == preset.full
-            add(training.name, training.name, preset.cold if cold else None)
+    for one in trainings(preset, studies):
+        if one.name != "short":
+            cold = "cold_start" in studies and one.name == preset.full
+            add(one.name, one.name, preset.cold if cold else None)
     if "history" in studies:
         for events in preset.history.events:
             room = 64 + preset.history.tokens_per_event * events
