@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from brewhouse import __version__, offline
-from brewhouse.cli import data, gate, pipeline, runs, tasks
+from brewhouse.cli import data, gate, pipeline, runs, studies, tasks
 from brewhouse.errors import BrewhouseError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(data.domain_app, name="domain")
 app.add_typer(data.app, name="data")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(gate.app, name="gate")
+app.add_typer(studies.app, name="studies")
 app.add_typer(pipeline.app, name="pipeline")
 app.command("run")(runs.run)
 app.command("demo")(runs.demo)

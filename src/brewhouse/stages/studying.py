@@ -83,8 +83,9 @@ def evaluate(preset: str, work: Path, point: dict[str, Any]) -> Path:
     if (out / "results.json").exists():
         tell(f"evaluation {asked.name} is there already")
         return out
+    # All horizons, always: which sessions are asked about depends on them, and baselines scored those.
     only_asks = {"training": False, "probes": False}
-    variant = Variant.parse({"horizons_weeks": p.horizons_weeks[:1], **asked.variant, **only_asks})
+    variant = Variant.parse({"horizons_weeks": p.horizons_weeks, **asked.variant, **only_asks})
     shards = work / "asked" / sha256_json(variant.model_dump(mode="json"))[:12]
     model = work / "trainings" / asked.training
     if not (shards / ShardsManifest.FILE).exists():

@@ -150,10 +150,9 @@ def evaluations(preset: StudyPreset, studies: list[StudyName]) -> list[Evaluatio
                 name = f"history-{events}-{label}"
                 add(name, training, max_events=events, max_tokens=room)
     if "temporal" in studies:
-        weeks = preset.horizons_weeks
         for frozen in (False, True):
             name = f"temporal-{'frozen' if frozen else 'fresh'}"
-            add(name, preset.full, horizons_weeks=weeks, frozen=frozen)
+            add(name, preset.full, frozen=frozen)
     return list(found.values())
 
 
