@@ -35,7 +35,7 @@ class Budget:
     Attributes:
         rows: Newest training rows of the final training, the validation rows included.
         passes: Passes over them at most.
-        search_rows: Newest training rows that a trial sees, once, drawn from those.
+        search_rows: Training rows that a trial sees once, drawn from those.
         check_rows: Validation rows, the newest of them, that are looked at.
         batch: Targets a step.
         patience: Looks (two a pass) without a better validation AUC before training stops.
@@ -43,18 +43,21 @@ class Budget:
 
     rows: int = 150_000
     passes: int = 2
-    search_rows: int = 20_000
+    search_rows: int = 40_000
     check_rows: int = 10_000
     batch: int = 512
     patience: int = 1
 
 
-BUDGETS = {"din": Budget(rows=100_000), "sequence": Budget(rows=80_000, passes=3)}
+BUDGETS = {
+    "din": Budget(rows=100_000, search_rows=20_000),
+    "sequence": Budget(rows=80_000, passes=6, search_rows=20_000),
+}
 """For those that cost more a row."""
 SETTINGS = (
     Setting(),
     Setting(lr=8e-3, shape=Shape(dropout=0.2)),
-    Setting(shape=Shape(width=96, dropout=0.3)),
+    Setting(lr=8e-3, shape=Shape(width=48, layers=1)),
 )
 """What the search tries."""
 

@@ -225,8 +225,10 @@ def _summarise(out: Path, as_json: bool) -> None:
         "report": str(evidence / "report.html"),
         "results": str(evidence / "results.json"),
         "mean_auc": {
-            s: results.mean_auc(s, "T1") for s in ("ranker", "popularity", "lightgbm", "oracle")
+            s: results.mean_auc(s, "T1")
+            for s in sorted({s for task in results.tasks for s in task.scorers} | {"oracle"})
         },
+        "production": results.production,
     }
     emit(value, as_json, lambda: _show(results, value))
 
@@ -250,7 +252,9 @@ def _show(results: Any, value: dict[str, Any]) -> None:
 
 
 def _tasks_table(results: Any) -> None:
-    scorers = ["popularity", "lightgbm", "oracle"]
+    known = {s for task in results.tasks for s in task.scorers}
+    columns = ("popularity", "lightgbm", "dcn_v2", "din", "sequence", "oracle")
+    scorers = [s for s in columns if s in known or s == results.production]
     rows = []
     for task in results.tasks:
         auc = task.scorers["ranker"].auc
