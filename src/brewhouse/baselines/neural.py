@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ class Budget:
 
 BUDGETS = {
     "din": Budget(rows=100_000, search_rows=20_000),
-    "sequence": Budget(rows=80_000, passes=6, search_rows=20_000),
+    "sequence": Budget(rows=80_000, passes=4, search_rows=20_000, patience=3),
 }
 """For those that cost more a row."""
 SETTINGS = (
@@ -89,7 +90,25 @@ def neural(
         seed: Seed of weights, order and dropout.
         budget: Rows and passes.
     """
-    budget, started = budget or BUDGETS.get(name, Budget()), time.monotonic()
+    with _one_thread():
+        return _neural(name, inputs, train, test, seed, budget or BUDGETS.get(name, Budget()))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums, and so scores, must not depend on the number of cores; small steps gain from none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _neural(
+    name: str, inputs: Inputs, train: np.ndarray, test: np.ndarray, seed: int, budget: Budget
+) -> NeuralScores:
+    started = time.monotonic()
     used = newest(train[inputs.valid_QK[train].any(1)], inputs, budget.rows)
     few = sample(used, NETWORKS[name].groups(inputs), budget.search_rows, seed=seed)
     trials = []

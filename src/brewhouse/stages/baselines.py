@@ -51,7 +51,7 @@ MAX_NEURAL_ROWS = 150_000
 """Newest training rows that networks are given; what they cost must not grow with the log."""
 MIN_NEURAL_ROWS = 20_000
 """Training rows below which networks are not worth their time, unless they are asked for."""
-_SEARCH_TASKS = 4
+_SEARCH_TASKS = 6
 """Tasks that LightGBM's setting is chosen on, from the largest to the smallest."""
 
 
