@@ -1,4 +1,4 @@
-"""Train popularity and LightGBM on the same rows."""
+"""Train conventional models on the same rows."""
 
 from brewhouse.components.images import image
 from kfp import dsl

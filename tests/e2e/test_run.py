@@ -104,6 +104,8 @@ def test_the_evidence_of_a_run(finished) -> None:
     assert "<th>regret</th>" in report
     scorers = results["tasks"][0]["scorers"]
     assert {"ranker", "popularity", "lightgbm", "oracle", "oracle_without_history"} <= set(scorers)
+    assert {"member_mean", "item_mean"} <= set(scorers)
+    assert results["production"] == "lightgbm"
     lineage = read_json(out / "evidence" / "lineage.json")["steps"]
     assert sorted(lineage) == sorted(
         [
@@ -150,7 +152,7 @@ def test_members_outside_the_regions_never_reach_the_shards(finished) -> None:
     end = pd.Timestamp(manifest["split"]["train_end"])
     known = log[["event_at", "created_at"]].max(axis=1) < end
     feed = log[known & (log.surface == "feed") & ~log.member_id.isin(outside)]
-    record = read_json(out / "evidence" / "baselines.json")["feed_click"]
+    record = read_json(out / "evidence" / "baselines.json")["tasks"]["feed_click"]
     assert record["popularity"]["train_rows"] == len(feed)
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
+from brewhouse.baselines.affinity import Known, Words, word_affinity
 from brewhouse.baselines.features import FeatureBuilder
-from brewhouse.baselines.models import TaskData, lightgbm, popularity
+from brewhouse.baselines.models import TaskData, lightgbm, mean_of, popularity
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.timelines import Log, build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
+from brewhouse.errors import ConfigError
 from brewhouse.prompts.canary import plant
 from brewhouse.prompts.verbalizer import Verbalizer
-from brewhouse.stages.baselines import _first_versions
+from brewhouse.stages.baselines import ALL, Rows, _first_versions, choose, score, work_of
+from brewhouse.stages.baselines import run as run_baselines
+from brewhouse.tasks.suite import load_suite
 from tests.conftest import log_table
 
 
@@ -54,10 +62,8 @@ rows_strategy = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(rows_strategy)
-def test_counts_equal_the_definition(rows: list[dict[str, object]]) -> None:
-    log = log_from_table(
+def _log(rows: list[dict[str, object]]) -> Log:
+    return log_from_table(
         log_table(
             [
                 {
@@ -69,13 +75,32 @@ def test_counts_equal_the_definition(rows: list[dict[str, object]]) -> None:
             ]
         )
     )
+
+
+def _counting(log: Log) -> FeatureBuilder:
+    """A builder that can count and no more."""
     timelines = build_timelines(log, history_surfaces=["jobs"])
     builder = FeatureBuilder.__new__(FeatureBuilder)
-    builder.__dict__.update(_counters={}, limit_Q=2 * timelines.moment_Q)
     ranks = 2 * log.known_at + (log.event_at >= log.created_at)
     logged = np.flatnonzero(log.logged)
-    builder.rows_E = logged[np.argsort(ranks[logged], kind="stable")]
-    builder.rank_E = ranks[builder.rows_E]
+    rows = logged[np.argsort(ranks[logged], kind="stable")]
+    builder.__dict__.update(
+        log=log,
+        timelines=timelines,
+        limit_Q=2 * timelines.moment_Q,
+        rows_E=rows,
+        rank_E=ranks[rows],
+        _counters={},
+    )
+    return builder
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows_strategy)
+def test_counts_equal_the_definition(rows: list[dict[str, object]]) -> None:
+    log = _log(rows)
+    builder = _counting(log)
+    timelines = builder.timelines
     acted = log.action != log.actions.index("none") if "none" in log.actions else log.action >= 0
     counter = builder.counter("item", log.item, log.item)
     for q in range(len(log)):
@@ -147,3 +172,119 @@ def test_first_versions_follow_the_codes_of_the_log(tiny: Snapshot) -> None:
     log = log_from_table(tiny.read("interactions", shards=[0]))
     items = _first_versions(tiny.read("items"), log)
     assert items.column("item_id").to_pylist() == log.item_ids.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_strategy, st.sampled_from(["item", "member"]))
+def test_means_equal_the_definition(rows: list[dict[str, object]], what: str) -> None:
+    log = _log(rows)
+    builder = _counting(log)
+    positive = (
+        log.action == log.actions.index("viewed") if "viewed" in log.actions else log.item < 0
+    )
+    train, test = np.arange(0, len(log), 2), np.arange(1, len(log), 2)
+    data = TaskData(labels_Q=positive.astype(float), when_Q=log.shown_at, train=train, test=test)
+    found = mean_of(builder, what, positive, data).log_odds
+    code, moment = getattr(log, what), builder.timelines.moment_Q
+    for q, got in zip(test, found, strict=True):
+        known = (
+            log.logged
+            & (code == code[q])
+            & (log.event_at < moment[q])
+            & (log.created_at <= moment[q])
+        )
+        base = positive[train].mean()
+        p = ((known & positive).sum() + 20 * base) / (known.sum() + 20)
+        p = min(max(p, 1e-6), 1 - 1e-6)
+        assert got == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_strategy)
+def test_the_newest_known_row_equals_the_definition(rows: list[dict[str, object]]) -> None:
+    log = _log(rows)
+    builder = _counting(log)
+    moment, mask = builder.timelines.moment_Q, log.action == 0
+    newest = builder.logged_counts("member").newest(mask)
+    for q in range(len(log)):
+        known = np.flatnonzero(
+            log.logged
+            & mask
+            & (log.member == log.member[q])
+            & (log.event_at < moment[q])
+            & (log.created_at <= moment[q])
+        )
+        assert (newest[q] >= 0) == (len(known) > 0)
+        if len(known):
+            assert log.known_at[newest[q]] == log.known_at[known].max()
+
+
+@pytest.mark.parametrize("window", [None, 30])
+def test_word_affinity_equals_the_definition(window: int | None) -> None:
+    rng = np.random.default_rng(0)
+    held = rng.random((12, 6)) < 0.4
+    words = Words(items=csr_matrix(held.astype(float)), idf_V=1 + rng.random(6))
+    known = Known(
+        member_E=rng.integers(0, 3, 80),
+        item_E=rng.integers(0, 12, 80),
+        rank_E=np.sort(rng.integers(0, 200, 80)),
+    )
+    member, item, limit = (rng.integers(0, n, 50) for n in (3, 12, 200))
+    found = word_affinity(words, known, member, item, limit, window=window)
+    for q in range(50):
+        mine = (known.member_E == member[q]) & (known.rank_E <= limit[q])
+        if window is not None:
+            mine &= known.rank_E > limit[q] - 2 * window
+        of = np.flatnonzero(held[item[q]])
+        met = held[known.item_E[mine]][:, of].sum(0)
+        lift = np.log((met + 0.5) / (mine.sum() * np.exp(1 - words.idf_V[of]) + 0.5))
+        assert found["lift"][q] == pytest.approx(lift.mean() if len(of) else 0)
+        assert found["best"][q] == pytest.approx(lift.max(initial=-9))
+        assert found["events"][q] == pytest.approx(np.log1p(mine.sum()))
+        if len(of):
+            idf = words.idf_V[of]
+            assert found["seen"][q] == pytest.approx((idf * (met > 0)).sum() / idf.sum())
+
+
+def test_the_rows_choose_which_baselines_are_trained(linkedin: DomainFolder) -> None:
+    spec = linkedin.domain
+    assert choose(spec, 100_000) == ALL
+    assert choose(spec, 100) == ("popularity", "member_mean", "item_mean", "lightgbm")
+    assert choose(spec.model_copy(update={"production": "din"}), 100)[-1] == "din"
+    assert choose(spec, 100, ["sequence", "popularity"]) == ("popularity", "sequence")
+    with pytest.raises(ConfigError, match="unknown baseline 'xgboost'; known are popularity, "):
+        run_baselines(
+            domain="linkedin",
+            snapshot=Path("no"),
+            features=Path("no"),
+            shards=Path("no"),
+            baselines_out=Path("no"),
+            scorers=["xgboost"],
+        )
+
+
+def test_scores_of_all_kinds_come_in_one_table(tiny: Snapshot, linkedin: DomainFolder) -> None:
+    log = log_from_table(tiny.read("interactions"))
+    everything = np.arange(len(log))
+    builder = builder_for(log, tiny, linkedin, everything)
+    order = np.argsort(builder.timelines.request_at_Q, kind="stable")
+    rows = Rows(timelines=builder.timelines, train=order[:-1500], test=order[-1500:])
+    tasks = [t for t in load_suite(linkedin).tasks if t.name in ("feed_click", "jobs_view")]
+    names = ("popularity", "member_mean", "item_mean", "lightgbm", "dcn_v2_text")
+    table, record = score(work_of(builder, tasks, rows, 0), names)
+    assert table.column_names == ["task", "scorer", "row", "log_odds"]
+    for task in tasks:
+        asked = {
+            log.interaction_id[q] for q in rows.test if log.surfaces[log.surface[q]] == task.surface
+        }
+        for name in names:
+            part = table.filter(
+                pc.and_(pc.equal(table["task"], task.name), pc.equal(table["scorer"], name))
+            )
+            assert set(part["row"].to_pylist()) <= asked
+            assert part.num_rows == len(set(part["row"].to_pylist())) > 100
+            assert 0.3 < record["tasks"][task.name][name]["test_auc"] < 1
+    assert len(record["models"]["lightgbm"]["search"]) == 3
+    assert record["models"]["dcn_v2_text"]["setting"] in [
+        trial["setting"] for trial in record["models"]["dcn_v2_text"]["search"]
+    ]

@@ -73,6 +73,10 @@ DOMAIN_MISTAKES: dict[str, tuple[Edit | str, str]] = {
         r"domain.yaml:\d+: history.lag: 'soon' is no dur",
     ),
     "two meanings": (_set("actions.saved.word", "viewed"), r"word 'viewed' stands for two things"),
+    "production": (
+        _set("production", "xgboost"),
+        r"domain.yaml:\d+: production: Input should be 'popularity', 'member_mean', .*'lightgbm'",
+    ),
     "region column": (_set("regions.column", "planet"), r"'planet' is no member column"),
 }
 

@@ -86,8 +86,8 @@ class KnownCounter:
         """Log row of the newest such row for which the mask holds, -1 where there is none."""
         at = np.where(mask[self.rows], np.arange(len(self.rows)), -1)
         last = np.maximum.accumulate(np.concatenate([[-1], at]))[self.end_Q]
-        found = last >= self.start_Q
-        return np.where(found, self.rows[np.where(found, last, 0)], -1)
+        rows = np.append(self.rows, -1)
+        return rows[np.where(last >= self.start_Q, last, len(self.rows))]
 
 
 class FeatureBuilder:

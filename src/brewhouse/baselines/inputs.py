@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brewhouse.baselines.features import FeatureBuilder, FeatureTable
+from brewhouse.baselines.features import FeatureBuilder
 from brewhouse.tasks.spec import Task
 
 MIN_SEEN = 5
@@ -71,26 +71,29 @@ class Inputs:
     sizes: dict[str, int]
 
 
-def build_inputs(builder: FeatureBuilder, tasks: Sequence[Task], train: np.ndarray) -> Inputs:
+def build_inputs(
+    builder: FeatureBuilder, tasks: Sequence[Task], train: np.ndarray, keep: np.ndarray
+) -> Inputs:
     """Tables for all tasks of a suite.
 
     Args:
         builder: Gives features, items, profiles and timelines.
         tasks: Tasks; their order is that of the outputs.
-        train: Target numbers of training rows: they alone say which codes exist and how features
-            spread.
+        train: Positions in `keep` of training rows: they alone say which codes exist and how
+            features spread.
+        keep: Target numbers that the tables hold, in this order.
     """
     t, log = builder.timelines, builder.log
-    q = t.targets_Q
+    q = t.targets_Q[keep]
     item, member = log.item[q], log.member[q]
-    labels, valid = _labels(builder, tasks)
+    labels, valid = _labels(builder, tasks, q)
     fields, slots, codes = _fields(builder, item[train])
-    words, profile_PD, profile_Q = _profiles(builder)
+    words, profile_PD, profile_Q = _profiles(builder, keep)
     members = _frequent(member[train], len(log.member_ids))
     start = t.offsets[member]
-    zero = int(t.moment_Q.min(initial=np.iinfo(np.int64).max))
+    zero = int(t.moment_Q[keep].min(initial=np.iinfo(np.int64).max))
     return Inputs(
-        dense_QF=_standardised(_dense(builder, tasks), train),
+        dense_QF=_standardised(_dense(builder, tasks, keep), train),
         member_Q=members[member],
         item_Q=item,
         surface_Q=log.surface[q],
@@ -107,8 +110,8 @@ def build_inputs(builder: FeatureBuilder, tasks: Sequence[Task], train: np.ndarr
         event_surface_E=log.surface[t.events_E],
         event_hour_E=((log.known_at[t.events_E] - zero) / _HOUR).astype(np.float32),
         start_Q=start,
-        end_Q=start + t.branch_Q,
-        hour_Q=((t.moment_Q - zero) / _HOUR).astype(np.float32),
+        end_Q=start + t.branch_Q[keep],
+        hour_Q=((t.moment_Q[keep] - zero) / _HOUR).astype(np.float32),
         sizes={
             "fields": codes,
             "members": int(members.max(initial=0)) + 1,
@@ -119,8 +122,10 @@ def build_inputs(builder: FeatureBuilder, tasks: Sequence[Task], train: np.ndarr
     )
 
 
-def _labels(builder: FeatureBuilder, tasks: Sequence[Task]) -> tuple[np.ndarray, np.ndarray]:
-    log, q = builder.log, builder.timelines.targets_Q
+def _labels(
+    builder: FeatureBuilder, tasks: Sequence[Task], q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    log = builder.log
     actions = np.array(log.actions, dtype=object)
     surfaces = np.array(log.surfaces, dtype=object)
     shape = (len(q), len(tasks))
@@ -133,23 +138,20 @@ def _labels(builder: FeatureBuilder, tasks: Sequence[Task]) -> tuple[np.ndarray,
     return labels, valid
 
 
-def _dense(builder: FeatureBuilder, tasks: Sequence[Task]) -> np.ndarray:
+def _dense(builder: FeatureBuilder, tasks: Sequence[Task], keep: np.ndarray) -> np.ndarray:
     """Shared features, then those of each task of the row's surface, side by side."""
-    log, q = builder.log, builder.timelines.targets_Q
+    log, q = builder.log, builder.timelines.targets_Q[keep]
     shared = [i for i, n in enumerate(builder.shared().names) if not n.startswith("item_svd")]
-    parts = [builder.shared().values_QF[:, shared]]
+    parts = [builder.shared().values_QF[np.ix_(keep, np.array(shared))]]
     by_surface: dict[str, list[Task]] = {}
     for task in tasks:
         by_surface.setdefault(task.surface, []).append(task)
-    tables: dict[tuple[str, ...], FeatureTable] = {}
     for place in range(max(map(len, by_surface.values()), default=0)):
         block = None
         for surface, asked in by_surface.items():
             if place >= len(asked) or surface not in log.surfaces:
                 continue
-            positive = asked[place].positive
-            tables.setdefault(positive, builder.for_task(positive))
-            values = tables[positive].values_QF
+            values = builder.for_task(asked[place].positive).values_QF[keep]
             block = np.zeros_like(values) if block is None else block
             rows = log.surface[q] == log.surfaces.index(surface)
             block[rows] = values[rows]
@@ -191,8 +193,10 @@ def _frequent(seen: np.ndarray, size: int) -> np.ndarray:
     return np.where(often, np.cumsum(often), 0)
 
 
-def _profiles(builder: FeatureBuilder) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    unique, inverse = np.unique(np.array(builder.profiles, dtype=object), return_inverse=True)
+def _profiles(
+    builder: FeatureBuilder, keep: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    unique, inverse = np.unique(np.array(builder.profiles, dtype=object)[keep], return_inverse=True)
     tfidf = builder.text.vectorizer.transform(unique).tocsr()
     words = np.zeros((len(unique), _PROFILE_WORDS), np.int64)
     for p in range(len(unique)):

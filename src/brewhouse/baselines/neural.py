@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Budget:
     Attributes:
         rows: Newest training rows of the final training, the validation rows included.
         passes: Passes over them at most.
-        search_rows: Newest training rows that a trial sees, once, drawn from those.
+        search_rows: Training rows that a trial sees once, drawn from those.
         check_rows: Validation rows, the newest of them, that are looked at.
         batch: Targets a step.
         patience: Looks (two a pass) without a better validation AUC before training stops.
@@ -43,18 +44,21 @@ class Budget:
 
     rows: int = 150_000
     passes: int = 2
-    search_rows: int = 20_000
+    search_rows: int = 40_000
     check_rows: int = 10_000
     batch: int = 512
     patience: int = 1
 
 
-BUDGETS = {"din": Budget(rows=100_000), "sequence": Budget(rows=80_000, passes=3)}
+BUDGETS = {
+    "din": Budget(rows=100_000, search_rows=20_000),
+    "sequence": Budget(rows=80_000, passes=4, search_rows=20_000, patience=3),
+}
 """For those that cost more a row."""
 SETTINGS = (
     Setting(),
     Setting(lr=8e-3, shape=Shape(dropout=0.2)),
-    Setting(shape=Shape(width=96, dropout=0.3)),
+    Setting(lr=8e-3, shape=Shape(width=48, layers=1)),
 )
 """What the search tries."""
 
@@ -86,7 +90,25 @@ def neural(
         seed: Seed of weights, order and dropout.
         budget: Rows and passes.
     """
-    budget, started = budget or BUDGETS.get(name, Budget()), time.monotonic()
+    with _one_thread():
+        return _neural(name, inputs, train, test, seed, budget or BUDGETS.get(name, Budget()))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums, and so scores, must not depend on the number of cores; small steps gain from none."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _neural(
+    name: str, inputs: Inputs, train: np.ndarray, test: np.ndarray, seed: int, budget: Budget
+) -> NeuralScores:
+    started = time.monotonic()
     used = newest(train[inputs.valid_QK[train].any(1)], inputs, budget.rows)
     few = sample(used, NETWORKS[name].groups(inputs), budget.search_rows, seed=seed)
     trials = []

@@ -33,6 +33,7 @@ app.add_typer(pipeline.app, name="pipeline")
 app.command("run")(runs.run)
 app.command("demo")(runs.demo)
 app.command("train")(runs.train)
+app.command("baselines")(runs.baselines)
 app.command("evaluate")(runs.evaluate)
 app.command("pretrain")(runs.pretrain)
 

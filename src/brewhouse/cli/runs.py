@@ -183,6 +183,44 @@ def pretrain(
     emit(results.model_dump(mode="json"), as_json, lambda: show_tasks(results))
 
 
+def baselines(
+    domain: Domain,
+    snapshot: Annotated[Path, typer.Option(help="Snapshot folder")],
+    features: Annotated[Path, typer.Option(help="Feature folder")],
+    shards: Annotated[Path, typer.Option(help="Token shards: they say which rows are tested")],
+    out: Annotated[Path, typer.Option(help="Folder for scores.parquet and baselines.json")],
+    only: Annotated[str, typer.Option(help="Names separated by commas; all if empty")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of everything random")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Train the conventional models that the ranker is measured against; score the test rows."""
+    from brewhouse.files import refuse_foreign
+    from brewhouse.stages import baselines as step
+
+    refuse_foreign(out, step.RECORD)
+    record = step.run(
+        domain=domain,
+        snapshot=snapshot,
+        features=features,
+        shards=shards,
+        baselines_out=out,
+        seed=seed,
+        scorers=[name.strip() for name in only.split(",")] if only else None,
+    )
+    emit(record, as_json, lambda: _baselines_table(record))
+
+
+def _baselines_table(record: dict[str, Any]) -> None:
+    names = list(record["models"])
+    rows = [
+        [task, *(number(models.get(name, {}).get("test_auc")) for name in names)]
+        for task, models in record["tasks"].items()
+    ]
+    rows.append(["seconds", *(number(record["models"][n]["seconds"], 1) for n in names)])
+    title = f"AUC on the test rows; {record['production']} stands in for production"
+    table(title, ["task", *names], rows)
+
+
 def evaluate(
     domain: Domain,
     shards: Annotated[Path, typer.Option(help="Token shards with test trees")],
@@ -225,8 +263,10 @@ def _summarise(out: Path, as_json: bool) -> None:
         "report": str(evidence / "report.html"),
         "results": str(evidence / "results.json"),
         "mean_auc": {
-            s: results.mean_auc(s, "T1") for s in ("ranker", "popularity", "lightgbm", "oracle")
+            s: results.mean_auc(s, "T1")
+            for s in sorted({s for task in results.tasks for s in task.scorers} | {"oracle"})
         },
+        "production": results.production,
     }
     emit(value, as_json, lambda: _show(results, value))
 
@@ -251,7 +291,9 @@ def _show(results: Any, value: dict[str, Any]) -> None:
 
 def show_tasks(results: Any) -> None:
     """One row a task: AUC of the ranker with its interval, and of others."""
-    scorers = ["popularity", "lightgbm", "oracle"]
+    known = {s for task in results.tasks for s in task.scorers}
+    columns = ("popularity", "lightgbm", "dcn_v2", "din", "sequence", "oracle")
+    scorers = [s for s in columns if s in known or s == results.production]
     rows = []
     for task in results.tasks:
         auc = task.scorers["ranker"].auc

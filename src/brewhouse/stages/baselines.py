@@ -33,6 +33,7 @@ from brewhouse.data.timelines import Log, Timelines, build_timelines, log_from_t
 from brewhouse.domains.loader import load_domain
 from brewhouse.domains.spec import Baseline, Domain
 from brewhouse.errors import ConfigError
+from brewhouse.evaluation.metrics import auc
 from brewhouse.files import atomic_dir, write_json
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.prompts.shards_manifest import ShardsManifest
@@ -47,9 +48,12 @@ SCHEMA_VERSION = 2
 MAX_TRAIN_ROWS = 200_000
 NEURAL: tuple[Baseline, ...] = ("dcn_v2", "din", "sequence", "dcn_v2_text")
 ALL: tuple[Baseline, ...] = get_args(Baseline)
+MAX_NEURAL_ROWS = 150_000
+"""Newest training rows that networks are given; what they cost must not grow with the log."""
 MIN_NEURAL_ROWS = 20_000
 """Training rows below which networks are not worth their time, unless they are asked for."""
-_SEARCH_TASKS = 3
+_SEARCH_TASKS = 6
+"""Tasks that LightGBM's setting is chosen on, from the largest to the smallest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +76,21 @@ class Work:
     seed: int
 
     @cached_property
+    def kept(self) -> np.ndarray:
+        """Sorted target numbers that neural baselines see: the newest training rows, all tests."""
+        order = np.argsort(self.rows.timelines.request_at_Q[self.rows.train], kind="stable")
+        newest = self.rows.train[order[-MAX_NEURAL_ROWS:]]
+        return np.union1d(newest, self.rows.test)
+
+    @cached_property
+    def kept_train(self) -> np.ndarray:
+        """Positions in `kept` of training rows."""
+        return np.flatnonzero(np.isin(self.kept, self.rows.train))
+
+    @cached_property
     def inputs(self) -> Inputs:
         """Tables of the neural baselines, built once."""
-        return build_inputs(self.builder, self.tasks, self.rows.train)
+        return build_inputs(self.builder, self.tasks, self.kept_train, self.kept)
 
 
 def run(
@@ -176,7 +192,10 @@ def score(work: Work, names: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
             if scores is None:
                 tasks[task.name][name] = {"skipped": "no test rows, or training rows of one class"}
                 continue
-            tasks[task.name][name] = scores.record
+            y = data.labels_Q[data.test]
+            tasks[task.name][name] = scores.record | {
+                "test_auc": auc(y, scores.log_odds) if len(np.unique(y)) == 2 else None
+            }
             parts.append(_table(task.name, name, work, data, scores.log_odds))
         tell(f"baseline {name} in {models[name]['seconds']:.0f} s")
     return pa.concat_tables(parts), {"models": models, "tasks": tasks}
@@ -301,11 +320,9 @@ def _means(what: str) -> Callable[[Work], Found]:
 
 def _lightgbm(work: Work) -> Found:
     shared = work.builder.shared()
-    largest = sorted(range(len(work.tasks)), key=lambda k: (-len(work.data[k].train), k))
-    tables = [
-        (shared, work.builder.for_task(work.tasks[k].positive), work.data[k])
-        for k in largest[:_SEARCH_TASKS]
-    ]
+    by_size = sorted(range(len(work.tasks)), key=lambda k: (-len(work.data[k].train), k))
+    tried = by_size[:: max(1, len(by_size) // _SEARCH_TASKS)][:_SEARCH_TASKS]
+    tables = [(shared, work.builder.for_task(work.tasks[k].positive), work.data[k]) for k in tried]
     setting, trials = search_lightgbm(tables, seed=work.seed)
     found = [
         lightgbm(
@@ -315,21 +332,21 @@ def _lightgbm(work: Work) -> Found:
         else None
         for task, data in zip(work.tasks, work.data, strict=True)
     ]
-    tried = [work.tasks[k].name for k in largest[:_SEARCH_TASKS]]
-    return found, {"setting": setting, "search": trials, "search_tasks": tried}
+    names = [work.tasks[k].name for k in tried]
+    return found, {"setting": setting, "search": trials, "search_tasks": names}
 
 
 def _network(name: Baseline) -> Callable[[Work], Found]:
     def scored(work: Work) -> Found:
         from brewhouse.baselines.neural import neural
 
-        inputs = work.inputs
         asked = np.unique(np.concatenate([data.test for data in work.data]))
-        scores = neural(name, inputs, work.rows.train, asked, seed=work.seed)
+        places = np.searchsorted(work.kept, asked)
+        scores = neural(name, work.inputs, work.kept_train, places, seed=work.seed)
         found: list[BaselineScores | None] = []
         for k, data in enumerate(work.data):
             log_odds = scores.log_odds_QK[np.searchsorted(asked, data.test), k]
-            rows = int(inputs.valid_QK[work.rows.train, k].sum())
+            rows = int(work.inputs.valid_QK[work.kept_train, k].sum())
             one = BaselineScores(log_odds=log_odds, record={"train_rows_available": rows})
             found.append(one if len(data.test) and rows else None)
         return found, scores.record
