@@ -378,7 +378,7 @@ def test_results_of_another_schema_are_told(tmp_path: Path) -> None:
     text = path.read_text()
     for change, message in (
         (
-            ('"schema_version":2', '"schema_version":1'),
+            ('"schema_version": 2', '"schema_version": 1'),
             "schema version 1, but this release reads 2",
         ),
         (('"rows_digest"', '"row_digest"'), r"tasks.0.rows_digest: Field required; evaluate"),

@@ -83,7 +83,7 @@ def evaluate(preset: str, work: Path, point: dict[str, Any]) -> Path:
     if (out / "results.json").exists():
         tell(f"evaluation {asked.name} is there already")
         return out
-    # All horizons, always: which sessions are asked about hangs on them, and baselines scored those.
+    # Always all horizons: which sessions are asked about hangs on them, and baselines scored those.
     only_asks = {"training": False, "probes": False}
     variant = Variant.parse({"horizons_weeks": p.horizons_weeks, **asked.variant, **only_asks})
     shards = work / "asked" / sha256_json(variant.model_dump(mode="json"))[:12]
