@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,7 +102,7 @@ def test_the_evidence_of_a_run(finished) -> None:
     } <= probes
     report = (out / "evidence" / "report.html").read_text()
     assert "Does it read its history?" in report
-    assert "<th>regret</th>" in report
+    assert "regret</th>" in report
     scorers = results["tasks"][0]["scorers"]
     assert {"ranker", "popularity", "lightgbm", "oracle", "oracle_without_history"} <= set(scorers)
     assert {"member_mean", "item_mean"} <= set(scorers)
@@ -126,6 +127,49 @@ def test_the_evidence_of_a_run(finished) -> None:
     assert "10-99" in report
     assert 'src="http' not in report
     assert "m000" not in report
+
+
+@pytest.mark.slow
+def test_a_new_task_is_yaml_alone(finished, tmp_path: Path) -> None:
+    """The very file and command that CONTRIBUTING.md tells."""
+    told = (ROOT / "CONTRIBUTING.md").read_text()
+    block = re.search(r"cat > my_task.yaml <<'YAML'\n(.*?)\nYAML\n(brewhouse [^\n]*)", told, re.S)
+    assert block
+    (tmp_path / "my_task.yaml").write_text(block.group(1) + "\n")
+    words = block.group(2).split()[1:]
+    places = {
+        "my_task.yaml": str(tmp_path / "my_task.yaml"),
+        "runs/demo": str(finished[0]),
+        "runs/my_task": str(tmp_path / "asked"),
+    }
+    run = brewhouse(*(places.get(word, word) for word in words), "--json")
+    assert run.returncode == 0, run.stderr
+    assert "leaked" not in run.stderr
+    (task,) = json.loads(run.stdout)["tasks"]
+    assert (task["name"], task["tier"]) == ("learning_engage", "T2")
+    auc = task["scorers"]["ranker"]["auc"]
+    assert auc["low"] < auc["value"] < auc["high"]
+
+
+@pytest.mark.slow
+def test_the_gate_from_the_command_line(finished, tmp_path: Path) -> None:
+    results = str(finished[0] / "evidence" / "results.json")
+    same = ("gate", "check", results, "--champion", results)
+    policy = tmp_path / "same.yaml"
+    policy.write_text(
+        "name: same\nversion: 1\nchampion: required\n"
+        "rules:\n  - {kind: non_inferior, to: champion}\n  - {kind: no_deterioration, to: champion}\n"
+    )
+    run = brewhouse(*same, "--policy", str(policy), "--out", str(tmp_path / "out"))
+    # A model is never worse than itself: every resample is paired.
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith("PASS by same@1")
+    told = brewhouse("gate", "explain", str(tmp_path / "out" / "verdict.json"))
+    assert told.stdout.count("jobs_apply auc +0.0000 [+0.0000, +0.0000], margin 0.01") == 1
+    assert "All rules hold" in (tmp_path / "out" / "report.html").read_text()
+    alone = brewhouse("gate", "check", results, "--policy", str(policy))
+    assert alone.returncode == 9
+    assert "requires a champion and none was given" in alone.stderr
 
 
 @pytest.mark.slow
@@ -225,7 +269,7 @@ MISTAKES = {
             str(p / "none.json"),
         ],
         2,
-        "no results of schema version",
+        "no results can be read",
     ),
     "no policy": (
         lambda p: [

@@ -142,13 +142,16 @@ def resample(
     """
     aucs = np.full((len(rankings), resamples), np.nan)
     values = np.full((len(sums), resamples), np.nan)
+    # One product of draws and everything that members add.
+    ends = np.cumsum([0, *(one.parts_MK.shape[1] for one in sums)])
+    parts = np.concatenate([np.zeros((members, 0)), *(one.parts_MK for one in sums)], axis=1)
+    parts = parts.astype(np.float32)
     with ThreadPoolExecutor(_THREADS) as pool:
         for here, counts in draws(members, resamples, seed=seed):
             jobs = [pool.submit(ranking.aucs, counts) for ranking in rankings]
-            if sums:
-                drawn = counts.astype(np.float32)
-                for i, one in enumerate(sums):
-                    values[i, here] = one.value(drawn @ one.parts_MK.astype(np.float32))
+            added = counts.astype(np.float32) @ parts
+            for i, one in enumerate(sums):
+                values[i, here] = one.value(added[:, ends[i] : ends[i + 1]])
             for i, job in enumerate(jobs):
                 aucs[i, here] = job.result()
     return aucs, values
