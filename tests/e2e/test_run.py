@@ -17,7 +17,7 @@ import pytest
 
 from brewhouse.domains.loader import domain_path
 from brewhouse.files import read_json
-from tests.conftest import SHARED
+from tests.conftest import ROOT, SHARED
 
 BREWHOUSE = [sys.executable, "-c", "from brewhouse.cli.main import main; main()"]
 
