@@ -158,7 +158,8 @@ def test_the_gate_from_the_command_line(finished, tmp_path: Path) -> None:
     policy = tmp_path / "same.yaml"
     policy.write_text(
         "name: same\nversion: 1\nchampion: required\n"
-        "rules:\n  - {kind: non_inferior, to: champion}\n  - {kind: no_deterioration, to: champion}\n"
+        "rules:\n  - {kind: non_inferior, to: champion}\n"
+        "  - {kind: no_deterioration, to: champion}\n"
     )
     run = brewhouse(*same, "--policy", str(policy), "--out", str(tmp_path / "out"))
     # A model is never worse than itself: every resample is paired.
