@@ -299,8 +299,8 @@ def _cold_start(p: StudyPreset, results: Evaluated) -> Finding:
 def _temporal(p: StudyPreset, results: Evaluated) -> Finding:
     weeks = sorted(p.horizons_weeks)
     lines, rows = [], [[str(w)] for w in weeks]
-    for mode in ("fresh", "frozen"):
-        found = _get(results, f"temporal-{mode}")
+    for mode, name in (("fresh", p.full), ("frozen", "temporal-frozen")):
+        found = _get(results, name)
         for scorer, label in ((RANKER, "ranker"), (found.production, "production")):
             means = [_mean(found.tasks, scorer, weeks=w) for w in weeks]
             drops = [m.percent_over(means[0]) for m in means]
