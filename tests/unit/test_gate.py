@@ -305,7 +305,10 @@ def test_a_metric_where_less_is_better() -> None:
         one.draws["ranker"]["ece"] = drawn(ece, 0.001, seed=1)
         return results(one)
 
-    assert decide(rules, of(0.02), of(0.05)).outcome is Outcome.PASS
+    ahead = decide(rules, of(0.02), of(0.05))
+    assert ahead.outcome is Outcome.PASS
+    # More is better in what a gate tells, whatever the metric.
+    assert "a ece +0.0300 [+0.0" in ahead.rules[0].details[0]
     assert decide(rules, of(0.05), of(0.02)).outcome is Outcome.FAIL
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from brewhouse.domains.loader import domain_path, load_domain
 from brewhouse.errors import ConfigError
-from brewhouse.tasks.suite import load_suite
+from brewhouse.tasks.suite import Suite, load_suite
 
 FILE = """\
 surface: jobs
@@ -78,7 +78,7 @@ TYPOS = {
 }
 
 
-def suite_of(text: str, tmp_path: Path) -> object:
+def suite_of(text: str, tmp_path: Path) -> Suite:
     (tmp_path / "tasks").mkdir()
     shutil.copy(domain_path("linkedin") / "domain.yaml", tmp_path)
     (tmp_path / "tasks" / "own.yaml").write_text(text)
@@ -86,7 +86,7 @@ def suite_of(text: str, tmp_path: Path) -> object:
 
 
 def test_what_is_left_out_is_filled(tmp_path: Path) -> None:
-    task = suite_of(FILE, tmp_path).tasks[0]  # type: ignore[attr-defined]
+    task = suite_of(FILE, tmp_path).tasks[0]
     assert task.candidates == "logged"
     assert (task.owner, task.licence, task.negative) == ("me", "Apache-2.0", ("none",))
     assert [(m.name, m.margin, m.sign) for m in task.metrics] == [
