@@ -8,6 +8,7 @@ from kfp import dsl
 def evaluate(
     domain: str,
     seed: int,
+    scoring: dict,
     publish_to: str,
     shards: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
@@ -21,6 +22,7 @@ def evaluate(
     Args:
         domain: Built-in domain or folder with a domain.yaml.
         seed: Seed of the bootstrap.
+        scoring: How test trees are scored, fields of `ScoringPlan`; empty to score in this step.
         publish_to: Folder or URI that collects the run's evidence.
         shards: Test trees and rows.
         model: Ranker.
@@ -32,6 +34,7 @@ def evaluate(
     from pathlib import Path
 
     from brewhouse.stages import evaluating
+    from brewhouse.stages.scoring import ScoringPlan
 
     evaluating.run(
         domain=domain,
@@ -40,6 +43,7 @@ def evaluate(
         seed=int(seed),
         baselines=Path(baselines.path),
         oracle=Path(oracle.path),
+        scoring=ScoringPlan.of(scoring),
         publish_to=publish_to,
         results_out=Path(results.path),
         report_out=Path(report.path),

@@ -38,6 +38,7 @@ def train_and_evaluate(
     launcher: str = "local",
     cluster: dict = {},  # noqa: B006 - KFP reads the default as a constant
     run_id: str = "",
+    scoring: dict = {},  # noqa: B006 - KFP reads the default as a constant
     policy: str = "default",
     champion: str = "",
     workspace: str = "",
@@ -62,6 +63,7 @@ def train_and_evaluate(
         launcher: `local`, or `trainer` to train as a TrainJob of Kubeflow Trainer.
         cluster: Where and how large the TrainJob is, fields of `ClusterSpec`.
         run_id: Names the TrainJob; named after what it trains if empty.
+        scoring: How test trees are scored, fields of `ScoringPlan`; empty to score in the step.
         policy: Gate policy.
         champion: results.json of the model in use; empty if there is none.
         workspace: Folder for checkpoints that outlives a failed run; in a cluster below /workspace.
@@ -152,6 +154,7 @@ def train_and_evaluate(
             evaluate(
                 domain=domain,
                 seed=seed,
+                scoring=scoring,
                 publish_to=publish_to,
                 shards=told.outputs["shards"],
                 model=trained.outputs["model"],

@@ -229,10 +229,15 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html")],
     oracle: Annotated[Path, typer.Option(help="Folder of a simulation's truth")] = Path("oracle"),
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap")] = 7,
+    scoring: Annotated[
+        Path | None, typer.Option(help="YAML file with how trees are scored, such as engine: ray")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score test rows, judge every task, write results and report."""
+    from brewhouse.domains.loader import read_yaml
     from brewhouse.stages import evaluating
+    from brewhouse.stages.scoring import ScoringPlan
 
     results = evaluating.run(
         domain=domain,
@@ -241,6 +246,7 @@ def evaluate(
         baselines=baselines,
         oracle=oracle,
         seed=seed,
+        scoring=ScoringPlan.of(read_yaml(scoring)[0] if scoring else None),
         results_out=out / "results.json",
         report_out=out / "report.html",
     )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -103,7 +104,7 @@ class RouterHealth:
     layers: tuple[LayerLoad, ...]
 
     @classmethod
-    def of(cls, counts_LE: torch.Tensor) -> RouterHealth:
+    def of(cls, counts_LE: torch.Tensor | np.ndarray) -> RouterHealth:
         """From counts of routed tokens, (L, E)."""
         return cls(layers=tuple(LayerLoad.of(row) for row in counts_LE.tolist()))
 

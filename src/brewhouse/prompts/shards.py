@@ -78,6 +78,22 @@ def read_folder(folder: Path) -> list[TokenTree]:
     return [tree for path in sorted(folder.glob("*.parquet")) for tree in read_trees(path)]
 
 
+def sample_trees(folder: Path, count: int) -> list[TokenTree]:
+    """At most `count` trees of a folder, evenly spaced; only their row groups are read."""
+    files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+    total = sum(file.metadata.num_rows for file in files)
+    wanted = list(range(0, total, max(1, total // count)))[:count]
+    found, start = [], 0
+    for file in files:
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            inside = [at - start for at in wanted if start <= at < start + rows]
+            if inside:
+                found += list(trees_of(file.read_row_group(group).take(inside)))
+            start += rows
+    return found
+
+
 def trees_of(table: pa.Table) -> Iterator[TokenTree]:
     """Decode a table of trees."""
     lists = {}

@@ -35,18 +35,35 @@ class LeafScores:
         rows_N, question_N: As in `TokenTree`.
         logits_NA: float32, -inf where a question has fewer answers.
         tokens: Tokens that went through the decoder.
-        routing: Load of the experts over them; None without experts.
+        load_LE: Those that each expert of each layer took; None without experts.
     """
 
     rows_N: np.ndarray
     question_N: np.ndarray
     logits_NA: np.ndarray
     tokens: int
-    routing: RouterHealth | None = None
+    load_LE: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of leaves."""
         return len(self.rows_N)
+
+    @property
+    def routing(self) -> RouterHealth | None:
+        """Health of the router over these tokens."""
+        return None if self.load_LE is None else RouterHealth.of(self.load_LE)
+
+    @classmethod
+    def joined(cls, parts: Sequence[LeafScores]) -> LeafScores:
+        """Scores of one model, one after another; at least one part."""
+        loads = [part.load_LE for part in parts if part.load_LE is not None]
+        return cls(
+            rows_N=np.concatenate([part.rows_N for part in parts]),
+            question_N=np.concatenate([part.question_N for part in parts]),
+            logits_NA=np.concatenate([part.logits_NA for part in parts]),
+            tokens=sum(part.tokens for part in parts),
+            load_LE=np.sum(loads, axis=0) if loads else None,
+        )
 
 
 class Scorer:
@@ -129,7 +146,7 @@ class Scorer:
             question_N=np.concatenate([tree.question_N for tree in trees]),
             logits_NA=logits,
             tokens=tokens,
-            routing=None if self._load is None else RouterHealth.of(self._load),
+            load_LE=None if self._load is None else self._load.double().numpy(),
         )
 
     def _run(self, batch: TreeBatch) -> tuple[np.ndarray, int]:

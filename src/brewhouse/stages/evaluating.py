@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from brewhouse.errors import ModelError
 from brewhouse.evaluation.judge import judge_task
 from brewhouse.evaluation.results import Check, Results, TaskResult
 from brewhouse.files import digest_tree, read_json, sha256_file
-from brewhouse.prompts.shards import read_folder
+from brewhouse.prompts.shards import sample_trees
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.reporting.report import write_report
-from brewhouse.scoring.scorer import Scorer, parity, tokens_needed
+from brewhouse.scoring.scorer import Scorer, parity
 from brewhouse.stages import probing
 from brewhouse.stages.common import (
     ROWS,
@@ -29,6 +28,7 @@ from brewhouse.stages.common import (
     publish,
     tell,
 )
+from brewhouse.stages.scoring import ScoringPlan, score_folder
 from brewhouse.stages.task_rows import Evidence, read_oracle, task_rows
 from brewhouse.tasks.spec import HistoryRule, Task
 from brewhouse.tasks.suite import load_suite
@@ -51,6 +51,7 @@ def run(
     seed: int = 0,
     resamples: int = 1000,
     caps: Sequence[int] = (),
+    scoring: ScoringPlan | None = None,
     publish_to: str = "",
 ) -> Results:
     """Score the test rows, judge every task at every horizon, write results and report.
@@ -66,6 +67,7 @@ def run(
         seed: Seed of the bootstrap.
         resamples: Bootstrap resamples of members.
         caps: Judge tasks again on the rows of members with at most so many known interactions.
+        scoring: How test trees are scored; in this process if None.
         publish_to: Run folder.
     """
     manifest = ShardsManifest.read(shards)
@@ -73,11 +75,9 @@ def run(
     suite = load_suite(folder).select(list(manifest.book.readings))
     _refuse_other_words(shards / "tokenizer", model)
     scorer = Scorer.load(model, asked=manifest)
-    trees = read_folder(shards / "test")
-    started = time.monotonic()
-    leaves = scorer.score(trees, progress=_every_tenth())
-    seconds = time.monotonic() - started
-    difference = parity(scorer, trees[:: max(1, len(trees) // PARITY_TREES)][:PARITY_TREES])
+    scored = score_folder(shards, "test", model, scoring or ScoringPlan())
+    leaves = scored.leaves
+    difference = parity(scorer, sample_trees(shards / "test", PARITY_TREES))
     evidence = Evidence(
         rows=pq.read_table(shards / ROWS),
         leaves=leaves,
@@ -125,12 +125,12 @@ def run(
         tasks=tasks,
         capped=capped,
         probes=probes,
-        checks=_checks(difference, leaves.tokens, tokens_needed(trees), summary, manifest),
+        checks=_checks(difference, leaves.tokens, scored.needed, summary, manifest),
         cost={
             "leaves": float(len(leaves)),
             "tokens": float(leaves.tokens),
             "tokens_per_leaf": leaves.tokens / max(1, len(leaves)),
-            "ms_per_leaf": 1000 * seconds / max(1, len(leaves)),
+            "ms_per_leaf": 1000 * scored.seconds / max(1, len(leaves)),
         },
         router=leaves.routing.metrics() if leaves.routing else {},
         proofs=prove_tiers(manifest, suite.tasks),
@@ -251,14 +251,3 @@ def _notes(tasks: list[TaskResult], summary: dict[str, Any]) -> list[str]:
             f"({removed.get('rows_outside_regions', 0):,} interactions) were left out."
         )
     return notes
-
-
-def _every_tenth() -> Any:
-    state = {"next": 0.1}
-
-    def progress(done: int, total: int) -> None:
-        if done / total >= state["next"]:
-            state["next"] = done / total + 0.1
-            tell(f"scored {done:,} of {total:,} requests")
-
-    return progress
