@@ -10,7 +10,7 @@ from importlib import import_module
 
 import common
 
-ALL = ("scoring", "training", "verbalizer", "timelines")
+ALL = ("scoring", "training", "verbalizer", "timelines", "evidence")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from kfp import dsl
 def train_baselines(
     domain: str,
     seed: int,
+    scorers: str,
     publish_to: str,
     snapshot: dsl.Input[dsl.Dataset],
     features: dsl.Input[dsl.Dataset],
@@ -19,6 +20,7 @@ def train_baselines(
     Args:
         domain: Built-in domain or folder with a domain.yaml.
         seed: Seed.
+        scorers: Comma-separated baselines; empty for all of the domain.
         publish_to: Folder or URI that collects the run's evidence.
         snapshot: Snapshot.
         features: Feature store.
@@ -34,6 +36,7 @@ def train_baselines(
         snapshot=Path(snapshot.path),
         features=Path(features.path),
         seed=int(seed),
+        scorers=[name.strip() for name in scorers.split(",")] if scorers else None,
         shards=Path(shards.path),
         baselines_out=Path(baselines.path),
         publish_to=publish_to,

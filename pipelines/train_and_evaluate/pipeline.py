@@ -38,6 +38,7 @@ def train_and_evaluate(
     launcher: str = "local",
     cluster: dict = {},  # noqa: B006 - KFP reads the default as a constant
     run_id: str = "",
+    baselines: str = "",
     scoring: dict = {},  # noqa: B006 - KFP reads the default as a constant
     policy: str = "default",
     champion: str = "",
@@ -63,6 +64,7 @@ def train_and_evaluate(
         launcher: `local`, or `trainer` to train as a TrainJob of Kubeflow Trainer.
         cluster: Where and how large the TrainJob is, fields of `ClusterSpec`.
         run_id: Names the TrainJob; named after what it trains if empty.
+        baselines: Comma-separated conventional models to train; empty for all of the domain.
         scoring: How test trees are scored, fields of `ScoringPlan`; empty to score in the step.
         policy: Gate policy.
         champion: results.json of the model in use; empty if there is none.
@@ -142,6 +144,7 @@ def train_and_evaluate(
             train_baselines(
                 domain=domain,
                 seed=seed,
+                scorers=baselines,
                 publish_to=publish_to,
                 snapshot=imported.outputs["snapshot"],
                 features=stored.outputs["features"],

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from benchmarks import evidence
 from brewhouse.evaluation import metrics
 from brewhouse.evaluation.resampling import Ranking, Sums, draws, interval, resample
 from brewhouse.evaluation.uncertainty import (
@@ -22,14 +23,8 @@ Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def world(rng: np.random.Generator, members: int, per: int, gap: float = 0.0) -> Rows:
-    """Labels, two correlated scores and members; members differ in base rate."""
-    member = np.repeat(np.arange(members), per)
-    own = rng.normal(0, 0.7, members)[member]
-    y = (rng.random(len(member)) < metrics.sigmoid(-1 + own)).astype(float)
-    shared = rng.normal(0, 1, len(y)) + 0.4 * own
-    one = 0.9 * y + shared + rng.normal(0, 0.5, len(y))
-    two = (0.9 - gap) * y + shared + rng.normal(0, 0.5, len(y))
-    return y, one, two, member
+    made = evidence.world(rng, members, per, gap=gap)
+    return made.y, made.one, made.two, made.member
 
 
 def test_draws_are_of_members_and_do_not_depend_on_their_number() -> None:
@@ -107,20 +102,9 @@ def test_bootstrap_and_delong_agree_where_members_hang_together() -> None:
 @pytest.mark.slow
 def test_intervals_cover_the_truth() -> None:
     """95 % intervals of AUC and of a paired difference, over 400 worlds of 150 members."""
-    truth = world(np.random.default_rng(99), 200_000, 4, gap=0.2)
-    y, one, two, _ = truth
-    aucs = metrics.auc(y, one), metrics.auc(y, one) - metrics.auc(y, two)
-    hits = np.zeros(2)
-    trials = 400
-    for trial in range(trials):
-        y, one, two, member = world(np.random.default_rng([7, trial]), 150, 4, gap=0.2)
-        rankings = [Ranking.of(y, s, member) for s in (one, two)]
-        drawn, _ = resample(rankings, [], members=150, resamples=600, seed=trial)
-        for i, values in enumerate((drawn[0], drawn[0] - drawn[1])):
-            low, high = interval(values)
-            hits[i] += low <= aucs[i] <= high
-    assert (hits / trials >= 0.93).all(), hits / trials
-    assert (hits / trials <= 0.97).all(), hits / trials
+    found = evidence.coverage()
+    assert 0.93 <= found["auc"] <= 0.97, found
+    assert 0.93 <= found["difference"] <= 0.97, found
 
 
 def test_labels_that_are_shuffled_leave_chance() -> None:
