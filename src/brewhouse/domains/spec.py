@@ -9,7 +9,9 @@ import string
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from brewhouse.domains.strict import Release, Strict
 
 Baseline = Literal[
     "popularity",
@@ -44,12 +46,6 @@ Duration = Annotated[timedelta, BeforeValidator(_duration)]
 def template_fields(template: str) -> list[str]:
     """Names in braces, in order."""
     return [name for _, name, _, _ in string.Formatter().parse(template) if name]
-
-
-class Strict(BaseModel):
-    """Base of all YAML models: unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Column(Strict):
@@ -270,6 +266,10 @@ class Domain(Strict):
     defaults: Defaults = Defaults()
     production: Baseline = Field(
         default="lightgbm", description="Baseline that stands in for the production model"
+    )
+    release: Release | None = Field(
+        default=None,
+        description="What a model owner must be told; without it nothing is registered",
     )
     simulator: str | None = Field(default=None, description="Name of a built-in simulated source")
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 
 from brewhouse.domains.loader import parse_model, read_yaml
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 from brewhouse.tasks.spec import MetricName
 
 Tiers = Literal["T1", "T2"] | None

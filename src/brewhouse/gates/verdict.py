@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 from brewhouse.errors import GateError
 from brewhouse.evaluation.results import Results
 from brewhouse.files import read_json, sha256_json

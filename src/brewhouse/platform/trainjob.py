@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 from brewhouse.training.config import parse_settings
 from brewhouse.training.estimate import Pool
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from brewhouse.domains.loader import parse_model, read_yaml
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 from brewhouse.errors import ModelError
 from brewhouse.evaluation.results import Results
 from brewhouse.files import atomic_dir, write_text

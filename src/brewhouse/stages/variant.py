@@ -9,7 +9,8 @@ from pydantic import Field
 
 from brewhouse.data.splits import TemporalSplit, to_micros
 from brewhouse.data.timelines import Log
-from brewhouse.domains.spec import Domain, Strict
+from brewhouse.domains.spec import Domain
+from brewhouse.domains.strict import Strict
 from brewhouse.training.config import parse_settings
 
 

@@ -7,7 +7,7 @@ numbers do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,10 +17,9 @@ from brewhouse.errors import DataError
 from brewhouse.evaluation.compare import Reference
 from brewhouse.evaluation.judge import RANKER
 from brewhouse.evaluation.resampling import interval
-from brewhouse.evaluation.results import Results, TaskResult
+from brewhouse.studies.means import Evaluated, Mean, Shift, evaluation, mean_auc
 from brewhouse.studies.plan import StudyName, StudyPreset
 
-Evaluated = Mapping[str, Results]
 _MILLION = 1_000_000
 
 
@@ -72,56 +71,19 @@ def conclude(study: StudyName, preset: StudyPreset, results: Evaluated) -> Findi
     return kinds[study](preset, results)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Mean:
-    """Mean AUC over tasks, with its resamples."""
-
-    value: float
-    draws_R: np.ndarray
-
-    def percent_over(self, other: _Mean) -> tuple[float, float, float]:
-        """How much of the other's AUC lies between them, in percent, with its interval."""
-        low, high = interval(100 * (self.draws_R / other.draws_R - 1))
-        return 100 * (self.value / other.value - 1), low, high
-
-
-def _mean(tasks: list[TaskResult], scorer: str, *, tier: str = "T1", weeks: int = 0) -> _Mean:
-    values, drawn = [], []
-    for task in tasks:
-        found = task.scorers.get(scorer)
-        draws = task.draws.get(scorer, {}).get("auc")
-        if task.tier != tier or task.horizon_weeks != weeks or not found or not draws:
-            continue
-        if found.auc.value is not None:
-            values.append(found.auc.value)
-            drawn.append(np.where(np.array(draws) < 0, np.nan, np.array(draws) / _MILLION))
-    if not values:
-        msg = f"no {tier} task has an AUC of {scorer} {weeks} weeks on; ask more test sessions"
-        raise DataError(msg)
-    with np.errstate(all="ignore"):
-        return _Mean(value=float(np.mean(values)), draws_R=np.nanmean(np.stack(drawn), axis=0))
-
-
-def _get(results: Evaluated, name: str) -> Results:
-    if name not in results:
-        known = ", ".join(sorted(results)) or "none"
-        msg = f"evaluation '{name}' is missing (there: {known}); run the study again"
-        raise DataError(msg)
-    return results[name]
-
-
 def _data(p: StudyPreset, results: Evaluated) -> Finding:
-    gaps, rows, names = [], [], []
+    gaps, rows, names, means = [], [], [], []
     for tokens in sorted(p.data.tokens):
-        found = _get(results, f"data-{tokens}")
-        ours, theirs = (_mean(found.tasks, s) for s in (RANKER, found.production))
+        found = evaluation(results, f"data-{tokens}")
+        ours, theirs = (mean_auc(found.tasks, s) for s in (RANKER, found.production))
         gap = ours.percent_over(theirs)
         gaps.append(gap)
+        means.append(ours)
         names.append(_short(tokens))
         rows.append([f"{tokens:,}", f"{ours.value:.3f}", f"{theirs.value:.3f}", _percent(gap)])
     values = [g[0] for g in gaps]
-    rising = all(b >= a - 0.2 for a, b in zip(values, values[1:], strict=False))
-    crosses = values[0] < 0 <= values[-1]
+    gained = means[-1].minus(means[0])
+    crosses = gaps[0][2] < 0 <= values[-1]
     return Finding(
         study="data",
         title="Data scaling (Figure 2)",
@@ -133,21 +95,25 @@ def _data(p: StudyPreset, results: Evaluated) -> Finding:
         rows=rows,
         sentence=(
             f"From {names[0]} to {names[-1]} tokens the gap to production goes from "
-            f"{values[0]:+.1f} % to {values[-1]:+.1f} %."
+            f"{values[0]:+.1f} % to {values[-1]:+.1f} %; the ranker's mean AUC changes by {gained}."
         ),
         paper="-13.5, -1.3, 0.0, +2.5, +3.5 % at 43, 124, 133, 150, 157 B tokens",
-        agrees=(
-            ("The gap closes as data grows" if rising else "The gap does not close steadily")
-            + (" and crosses zero, as in the paper." if crosses else ", and does not cross zero.")
+        agrees=_told(
+            gained.sign,
+            up="The gap closes as data grows"
+            + (" and crosses zero, as in the paper." if crosses else ", but does not cross zero."),
+            none="The change is within the noise: this study does not show the paper's scaling.",
+            down="More data makes it worse, unlike the paper.",
         ),
     )
 
 
 def _model(p: StudyPreset, results: Evaluated) -> Finding:
     points, rows = [], []
-    found = {size: _get(results, f"model-{size}") for size in p.model.sizes}
+    found = {size: evaluation(results, f"model-{size}") for size in p.model.sizes}
+    means = {size: mean_auc(one.tasks, RANKER) for size, one in found.items()}
     for size, one in found.items():
-        ours = _mean(one.tasks, RANKER)
+        ours = means[size]
         points.append((ours.value, *interval(ours.draws_R)))
         took = one.model.get("actual", {})
         rows.append(
@@ -159,13 +125,12 @@ def _model(p: StudyPreset, results: Evaluated) -> Finding:
             ]
         )
     values = [v for v, _, _ in points]
-    pairs = [
-        (size, values[p.model.sizes.index(size)] - values[p.model.sizes.index(f"{size}-dense")])
+    text = "; ".join(
+        f"{size} against its dense namesake {means[size].minus(means[f'{size}-dense'])}"
         for size in p.model.sizes
-        if f"{size}-dense" in p.model.sizes
-    ]
-    text = "; ".join(f"{size} against its dense namesake {d:+.3f}" for size, d in pairs)
-    larger = values[-1] > values[0]
+        if f"{size}-dense" in means
+    )
+    gained = means[p.model.sizes[-1]].minus(means[p.model.sizes[0]])
     return Finding(
         study="model",
         title="Model scaling (Figure 3)",
@@ -176,32 +141,37 @@ def _model(p: StudyPreset, results: Evaluated) -> Finding:
         columns=["size", "parameters", "mean AUC, T1", "tokens/s in training"],
         rows=rows,
         sentence=f"From {p.model.sizes[0]} to {p.model.sizes[-1]} mean AUC goes from "
-        f"{values[0]:.3f} to {values[-1]:.3f}" + (f"; {text}." if text else "."),
+        f"{values[0]:.3f} to {values[-1]:.3f}, {gained}" + (f"; {text}." if text else "."),
         paper="larger models are better on the same data: Mixtral 8x22B over 8x7B over 7B",
-        agrees="The largest is better than the smallest, as in the paper."
-        if larger
-        else "The largest is not better than the smallest at this budget.",
+        agrees=_told(
+            gained.sign,
+            up="The largest is better than the smallest, as in the paper.",
+            none="No size is better than another beyond the noise at this budget.",
+            down="The largest is worse than the smallest at this budget, unlike the paper.",
+        ),
     )
 
 
 def _history(p: StudyPreset, results: Evaluated) -> Finding:
     events = sorted(p.history.events)
-    lines, rows = [], [[str(e)] for e in events]
+    lines, falls, rows = [], [], [[str(e)] for e in events]
     for label, title in (
         ("long", "trained on whole histories"),
         ("short", "on short ones"),
     ):
-        means = [_mean(_get(results, f"history-{e}-{label}").tasks, RANKER) for e in events]
+        means = [
+            mean_auc(evaluation(results, f"history-{e}-{label}").tasks, RANKER) for e in events
+        ]
         first = means[0]
         relative = [tuple(100 + v for v in m.percent_over(first)) for m in means]
         lines.append(Series(name=title, **_split(relative)))
+        best = max(means, key=lambda m: m.value)
+        falls.append(means[-1].minus(best))
         for row, mean, one in zip(rows, means, relative, strict=True):
             row.append(f"{mean.value:.3f} ({one[0]:.1f})")
     peaks = {line.name: int(np.argmax(line.values)) for line in lines}
     long, short = lines
     at = peaks[long.name]
-    falls = at < len(events) - 1
-    tail = short.values[-1] < max(short.values) - 0.2
     return Finding(
         study="history",
         title="History and context (Figure 4)",
@@ -214,23 +184,28 @@ def _history(p: StudyPreset, results: Evaluated) -> Finding:
         sentence=(
             f"AUC is highest with {events[at]} events ({long.values[at]:.1f} where no history is "
             f"100); trained on short trunks with {events[peaks[short.name]]} "
-            f"({short.values[peaks[short.name]]:.1f}), and {short.values[-1]:.1f} at {events[-1]}."
+            f"({short.values[peaks[short.name]]:.1f}). At {events[-1]} events AUC differs from the "
+            f"best by {falls[0]}, trained on short ones by {falls[1]}."
         ),
         paper="100 at 8K tokens of context, 102.3 at 16K, 103.6 at 33 to 41K, 98.6 at 65K",
-        agrees=(
-            "More history helps, "
-            + ("up to a peak beyond which it falls" if falls else "up to the longest asked")
-            + (
-                "; what was trained short falls off on long histories, as in the paper."
-                if tail
-                else "; what was trained short does not fall off on long ones, unlike the paper."
-            )
+        agrees="More history helps"
+        + _told(
+            falls[0].sign,
+            up="",
+            none=" and does no harm up to the longest asked, unlike the paper's fall",
+            down=" up to a peak beyond which it falls, as in the paper",
+        )
+        + _told(
+            falls[1].sign,
+            up="",
+            none="; what was trained short does not fall off beyond the noise.",
+            down="; what was trained short falls off on long histories, as in the paper.",
         ),
     )
 
 
 def _out_of_domain(p: StudyPreset, results: Evaluated) -> Finding:
-    found = _get(results, p.full)
+    found = evaluation(results, p.full)
     reference = Reference(found, None, "production")
     by_surface: dict[str, list[tuple[float, np.ndarray]]] = {}
     for task in found.tasks:
@@ -242,7 +217,7 @@ def _out_of_domain(p: StudyPreset, results: Evaluated) -> Finding:
         value = float(np.mean([v for v, _ in parts]))
         low, high = interval(np.mean([d for _, d in parts], axis=0))
         points.append((value, low, high))
-        better += value > 0
+        better += low > 0
         rows.append([surface, str(len(parts)), f"{value:+.3f} ({low:+.3f} to {high:+.3f})"])
     if not rows:
         msg = "no T2 task has both the ranker and production; ask more test sessions"
@@ -257,7 +232,7 @@ def _out_of_domain(p: StudyPreset, results: Evaluated) -> Finding:
         columns=["surface", "tasks", "difference of mean AUC"],
         rows=rows,
         sentence=f"Zero-shot, the ranker is ahead of production, which is trained on the surface, "
-        f"on {better} of {len(rows)} surfaces.",
+        f"beyond the noise on {better} of {len(rows)} surfaces.",
         paper="better than production on 3 of 4 T2 tasks",
         agrees="As in the paper, it is ahead on most."
         if better * 2 > len(rows)
@@ -266,11 +241,11 @@ def _out_of_domain(p: StudyPreset, results: Evaluated) -> Finding:
 
 
 def _cold_start(p: StudyPreset, results: Evaluated) -> Finding:
-    found = _get(results, p.full)
+    found = evaluation(results, p.full)
     points, rows, names = [], [], []
     for cap in sorted(p.cold):
         tasks = found.capped.get(cap, [])
-        ours, theirs = (_mean(tasks, s) for s in (RANKER, found.production))
+        ours, theirs = (mean_auc(tasks, s) for s in (RANKER, found.production))
         gap = ours.percent_over(theirs)
         points.append(gap)
         names.append(str(cap))
@@ -291,24 +266,25 @@ def _cold_start(p: StudyPreset, results: Evaluated) -> Finding:
         + " interactions.",
         paper="+6.6, +3.7, +2.4 % at most 5, 10, 100 interactions",
         agrees="The fewer interactions, the larger the lead, as in the paper."
-        if values == sorted(values, reverse=True) and values[0] > 0
+        if values == sorted(values, reverse=True) and points[0][1] > 0
         else "The lead is not largest for the newest members, unlike the paper.",
     )
 
 
 def _temporal(p: StudyPreset, results: Evaluated) -> Finding:
     weeks = sorted(p.horizons_weeks)
-    lines, rows = [], [[str(w)] for w in weeks]
+    lines, ends, rows = [], {}, [[str(w)] for w in weeks]
     for mode, name in (("fresh", p.full), ("frozen", "temporal-frozen")):
-        found = _get(results, name)
+        found = evaluation(results, name)
         for scorer, label in ((RANKER, "ranker"), (found.production, "production")):
-            means = [_mean(found.tasks, scorer, weeks=w) for w in weeks]
+            means = [mean_auc(found.tasks, scorer, weeks=w) for w in weeks]
             drops = [m.percent_over(means[0]) for m in means]
             lines.append(Series(name=f"{label}, {mode} history", **_split(drops)))
+            ends[label, mode] = (means[0], means[-1])
             for row, mean, drop in zip(rows, means, drops, strict=True):
                 row.append(f"{mean.value:.3f} ({drop[0]:+.2f} %)")
     by_name = {line.name: line.values[-1] for line in lines}
-    slower = by_name["ranker, fresh history"] > by_name["production, fresh history"]
+    kept = _lead_kept(ends["ranker", "fresh"], ends["production", "fresh"])
     return Finding(
         study="temporal",
         title="Ageing (Figure 7)",
@@ -320,12 +296,27 @@ def _temporal(p: StudyPreset, results: Evaluated) -> Finding:
         rows=rows,
         sentence=f"After {weeks[-1]} weeks: "
         + ", ".join(f"{name} {value:+.2f} %" for name, value in by_name.items())
-        + ".",
+        + f". With fresh history the ranker's lead over production changes by {kept}.",
         paper="a drop of 0.28 and 0.44 % against 0.91 and 1.15 % for production",
-        agrees="The ranker with fresh history ages more slowly than production, as in the paper."
-        if slower
-        else "The ranker does not age more slowly than production here, unlike the paper.",
+        agrees=_told(
+            kept.sign,
+            up="The ranker with fresh history ages more slowly than production, as in the paper.",
+            none="Neither ages faster than the other beyond the noise, where the paper's does.",
+            down="The ranker ages faster than production here, unlike the paper.",
+        ),
     )
+
+
+def _lead_kept(ours: tuple[Mean, Mean], theirs: tuple[Mean, Mean]) -> Shift:
+    """By how much the lead over production grew from the first horizon to the last."""
+    before, after = (o.draws_R - t.draws_R for o, t in zip(ours, theirs, strict=True))
+    low, high = interval(after - before)
+    values = [o.value - t.value for o, t in zip(ours, theirs, strict=True)]
+    return Shift(value=values[1] - values[0], low=low, high=high)
+
+
+def _told(sign: int, *, up: str, none: str, down: str) -> str:
+    return {1: up, 0: none, -1: down}[sign]
 
 
 def _series(name: str, points: list[tuple[float, float, float]]) -> Series:

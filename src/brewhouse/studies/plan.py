@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from brewhouse.domains.loader import parse_model, read_yaml
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 from brewhouse.errors import ConfigError
 
 StudyName = Literal["data", "model", "history", "out_of_domain", "cold_start", "temporal"]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 
 Tier = Literal["T1", "T2"]
 MetricName = Literal["auc", "gauc", "ndcg_at_10", "log_loss", "normalised_entropy", "ece"]

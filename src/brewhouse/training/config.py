@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from brewhouse.domains.spec import Strict
+from brewhouse.domains.strict import Strict
 from brewhouse.errors import ConfigError
 from brewhouse.files import read_json
 
