@@ -81,12 +81,8 @@ def coverage(worlds: int = WORLDS, *, members: int = 150, per: int = 4) -> dict[
     return {name: count / worlds for name, count in hits.items()}
 
 
-def candidate(gap: float, *, seed: int, members: int = 400, per: int = 6) -> tuple[Outcome, bool]:
-    """What becomes of a candidate that is worse than production by `gap` of AUC.
-
-    Returns:
-        The gate's outcome, and whether the point estimate alone lies within the margin.
-    """
+def judged_results(gap: float, *, seed: int, members: int = 400, per: int = 6) -> Results:
+    """Results of a candidate that is worse than production by `gap` of AUC, on one task."""
     rng = np.random.default_rng([11, seed])
     member = np.repeat(np.arange(members), per)
     own = rng.normal(0, 0.5, members)[member]
@@ -108,10 +104,7 @@ def candidate(gap: float, *, seed: int, members: int = 400, per: int = 6) -> tup
         resamples=300,
         seed=seed,
     )
-    rule = {"kind": "non_inferior", "to": "production", "margin": MARGIN}
-    policy = Policy.model_validate({"name": "p", "version": 1, "rules": [rule]})
-    difference = judged.difference["lightgbm"]["auc"].value
-    results = Results(
+    return Results(
         domain="d",
         domain_version=1,
         production="lightgbm",
@@ -128,6 +121,18 @@ def candidate(gap: float, *, seed: int, members: int = 400, per: int = 6) -> tup
         proofs=[],
         notes=[],
     )
+
+
+def candidate(gap: float, *, seed: int, **size: int) -> tuple[Outcome, bool]:
+    """What becomes of such a candidate.
+
+    Returns:
+        The gate's outcome, and whether the point estimate alone lies within the margin.
+    """
+    results = judged_results(gap, seed=seed, **size)
+    rule = {"kind": "non_inferior", "to": "production", "margin": MARGIN}
+    policy = Policy.model_validate({"name": "p", "version": 1, "rules": [rule]})
+    difference = results.tasks[0].difference["lightgbm"]["auc"].value
     return decide(policy, results).outcome, difference is not None and difference > -MARGIN
 
 

@@ -8,6 +8,8 @@ from kfp import dsl
 def gate(
     policy: str,
     champion: str,
+    home: str,
+    tracking_uri: str,
     publish_to: str,
     results: dsl.Input[dsl.Artifact],
     verdict: dsl.Output[dsl.Artifact],
@@ -17,7 +19,9 @@ def gate(
 
     Args:
         policy: Name of a shipped policy, or a YAML file.
-        champion: results.json of the model in use; empty if there is none.
+        champion: results.json to compare with, or `none`; the registry's champion if empty.
+        home: Folder of registry and ledger, where the environment does not name them.
+        tracking_uri: MLflow; that of home or environment if empty.
         publish_to: Folder or URI that collects the run's evidence.
         results: results.json.
         verdict: verdict.json with a reason a rule.
@@ -31,6 +35,8 @@ def gate(
         results=Path(results.path),
         policy=policy,
         champion=champion,
+        home=home,
+        tracking_uri=tracking_uri,
         publish_to=publish_to,
         verdict_out=Path(verdict.path),
         report_out=Path(report.path),

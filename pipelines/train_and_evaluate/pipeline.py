@@ -4,13 +4,13 @@ from brewhouse.components.build_features.component import build_features
 from brewhouse.components.evaluate.component import evaluate
 from brewhouse.components.gate.component import gate
 from brewhouse.components.import_data.component import import_data
-from brewhouse.components.read_outcome.component import read_outcome
 from brewhouse.components.register_candidate.component import register_candidate
 from brewhouse.components.report_status.component import report_status
 from brewhouse.components.train_baselines.component import train_baselines
 from brewhouse.components.train_ranker.component import train_ranker
 from brewhouse.components.validate_data.component import validate_data
 from brewhouse.components.verbalize.component import verbalize
+from brewhouse.pipelines.secrets import with_secrets
 from kfp import dsl, kubernetes
 
 
@@ -46,6 +46,8 @@ def train_and_evaluate(
     claim: str = "training",
     tracking_uri: str = "",
     model_store: str = "models",
+    home: str = "",
+    author: str = "",
     publish_to: str = "",
 ):
     """Train and judge one candidate.
@@ -67,11 +69,13 @@ def train_and_evaluate(
         baselines: Comma-separated conventional models to train; empty for all of the domain.
         scoring: How test trees are scored, fields of `ScoringPlan`; empty to score in the step.
         policy: Gate policy.
-        champion: results.json of the model in use; empty if there is none.
+        champion: results.json to compare with, or `none`; the registry's champion if empty.
         workspace: Folder for checkpoints that outlives a failed run; in a cluster below /workspace.
         claim: PersistentVolumeClaim that the training step and its TrainJob mount at /workspace.
         tracking_uri: MLflow.
-        model_store: Folder that keeps registered models.
+        model_store: Folder or URI that keeps registered versions.
+        home: Folder of registry, ledger and keys; in a cluster secrets name them.
+        author: Who started the run.
         publish_to: Folder or URI that collects the run's evidence.
     """
     ending = report_status(publish_to=publish_to)
@@ -171,25 +175,31 @@ def train_and_evaluate(
             gate(
                 policy=policy,
                 champion=champion,
+                home=home,
+                tracking_uri=tracking_uri,
                 publish_to=publish_to,
                 results=judged.outputs["results"],
             ),
             cpu="500m",
             memory="1Gi",
         )
-        outcome = _size(
-            read_outcome(verdict=decided.outputs["verdict"]), cpu="500m", memory="512Mi"
+        decided.set_caching_options(False)
+        registered = _size(
+            register_candidate(
+                domain=domain,
+                home=home,
+                tracking_uri=tracking_uri,
+                model_store=model_store,
+                author=author,
+                publish_to=publish_to,
+                results=judged.outputs["results"],
+                verdict=decided.outputs["verdict"],
+                report=decided.outputs["report"],
+                model=trained.outputs["model"],
+                shards=told.outputs["shards"],
+            ),
+            cpu="1",
+            memory="4Gi",
         )
-        with dsl.If(outcome.output == "PASS", name="the gate passed"):
-            _size(
-                register_candidate(
-                    tracking_uri=tracking_uri,
-                    model_store=model_store,
-                    publish_to=publish_to,
-                    results=judged.outputs["results"],
-                    verdict=decided.outputs["verdict"],
-                    model=trained.outputs["model"],
-                ),
-                cpu="1",
-                memory="2Gi",
-            )
+        with_secrets(registered)
+        with_secrets(decided)

@@ -66,6 +66,22 @@ class RegistryError(BrewhouseError):
     exit_code = 10
 
 
+class LifecycleError(RegistryError):
+    """A version's state does not allow the act, or changed since it was looked at."""
+
+
+class PermissionDenied(RegistryError):  # noqa: N818 - what an operator looks for in a log
+    """The actor may not do this."""
+
+    exit_code = 12
+
+
+class TamperError(RegistryError):
+    """A ledger entry, evidence or weights are not what was signed."""
+
+    exit_code = 13
+
+
 class PipelineError(BrewhouseError):
     """A pipeline run failed in one of its steps."""
 

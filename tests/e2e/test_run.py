@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_from_the_last_finished_step(finished) -> None:
     assert "expectations met" not in run.stderr
     assert "through Feast" not in run.stderr
     assert "resumed from step-" in run.stderr
-    assert "registered brewhouse-linkedin version 1" in run.stderr
+    assert "registered ranker version 1" in run.stderr
     assert read_json(out / "evidence" / "status.json")["state"] == "SUCCEEDED"
 
 
@@ -127,6 +127,44 @@ def test_the_evidence_of_a_run(finished) -> None:
     assert "10-99" in report
     assert 'src="http' not in report
     assert "m000" not in report
+
+
+@pytest.mark.slow
+def test_a_person_releases_the_candidate(finished) -> None:
+    """Approve, promote, load through MLflow alone, verify: the commands of the README."""
+    out, _, _ = finished
+    why = ("--reason", "seen to be better than chance", "--home", str(out))
+    listed = json.loads(brewhouse("candidates", "--home", str(out), "--json").stdout)
+    assert [(v["version"], v["state"]) for v in listed] == [("1", "PENDING_APPROVAL")]
+    early = brewhouse("promote", "1", *why)
+    assert (early.returncode, early.stdout) == (10, "")
+    assert "version 1 is PENDING_APPROVAL, not APPROVED" in early.stderr
+    assert brewhouse("approve", "1", *why).returncode == 0
+    promoted = brewhouse("promote", "1", *why)
+    assert promoted.returncode == 0, promoted.stderr
+    assert "ranker version 1  CHAMPION" in promoted.stdout
+    code = (
+        "import mlflow, pandas, sys; mlflow.set_tracking_uri(sys.argv[1]); "
+        "model = mlflow.pyfunc.load_model('models:/ranker@champion'); "
+        "print(model.predict(pandas.DataFrame({'prompt': ['a'], 'task': ['jobs_apply']})).shape)"
+    )
+    uri = f"sqlite:///{out / 'mlflow.db'}"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, uri], capture_output=True, text=True, check=False
+    )
+    assert loaded.stdout.strip() == "(1,)", loaded.stderr[-2000:]
+    dossier = Path(listed[0]["source"]) / "dossier"
+    page = (dossier / "index.html").read_text()
+    for name in re.findall(r'href="([^"]+)"', page):
+        assert (dossier / name).is_file(), name
+    assert "http" not in page
+    assert [e["act"] for e in read_json(dossier / "decisions.json")][-1] == "promote"
+    assert brewhouse("ledger", "verify", "--home", str(out)).returncode == 0
+    verdict = dossier / "verdict.json"
+    verdict.write_text(verdict.read_text().replace('"outcome": "PASS"', '"outcome":  "PASS"'))
+    found = brewhouse("ledger", "verify", "--home", str(out))
+    assert found.returncode == 13
+    assert "verdict.json was changed" in found.stdout
 
 
 @pytest.mark.slow

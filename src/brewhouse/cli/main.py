@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from brewhouse import __version__, offline
-from brewhouse.cli import data, gate, pipeline, runs, studies, tasks
+from brewhouse.cli import data, gate, pipeline, release, runs, studies, tasks
 from brewhouse.errors import BrewhouseError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, judge, release and watch one foundation ranking model.",
     epilog="Exit codes: 0 done, 2 configuration, 3 data, 4 validation blocked, 5 leak, 6 prompt, "
-    "7 model, 8 training, 9 gate, 10 registry, 11 pipeline.",
+    "7 model, 8 training, 9 gate, 10 registry, 11 pipeline, 12 not permitted, 13 tampered with.",
 )
 app.add_typer(data.domain_app, name="domain")
 app.add_typer(data.app, name="data")
@@ -30,6 +30,17 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(gate.app, name="gate")
 app.add_typer(studies.app, name="studies")
 app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(release.app, name="ledger")
+for _command in (
+    release.candidates,
+    release.show,
+    release.approve,
+    release.reject,
+    release.waive,
+    release.promote,
+    release.rollback,
+):
+    app.command(_command.__name__)(_command)
 app.command("run")(runs.run)
 app.command("demo")(runs.demo)
 app.command("train")(runs.train)

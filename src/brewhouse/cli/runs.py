@@ -31,16 +31,24 @@ def run(
     train_tokens: Tokens = None,
     processes: Processes = 2,
     policy: Annotated[str, typer.Option(help="Gate policy: a name or a YAML file")] = "",
-    champion: Annotated[str, typer.Option(help="results.json of the model in use")] = "",
+    champion: Annotated[
+        str,
+        typer.Option(
+            help="results.json to compare with, or none; the run folder's champion if empty"
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on this machine, from raw tables to a registered candidate."""
     from brewhouse.domains.loader import BUILT_IN, load_domain
+    from brewhouse.errors import ConfigError
     from brewhouse.evaluation.results import Results
     from brewhouse.gates.policy import load_policy
     from brewhouse.platform.pipelines import LocalRun, run_local
     from brewhouse.platform.tracking import local_uri
+    from brewhouse.release.settings import whoami
     from brewhouse.stages.common import TOLD, make_split, run_key
+    from brewhouse.stages.gating import NO_CHAMPION
     from brewhouse.stages.plan import plan
     from brewhouse.tasks.suite import load_suite
 
@@ -56,15 +64,23 @@ def run(
         "train_end": train_end,
         "seed": seed,
         "processes": processes,
-        "champion": str(Path(champion).resolve()) if champion else "",
+        "champion": champion if champion in ("", NO_CHAMPION) else str(Path(champion).resolve()),
         "workspace": str(out / "training"),
         "tracking_uri": local_uri(out),
         "model_store": str(out / "models"),
+        "home": str(out),
+        "author": whoami(),
     }
+    if folder.domain.release is None:
+        msg = (
+            f"domain {folder.domain.name} says nothing of owner, intended_use and limits; add "
+            "`release:` to its domain.yaml, for no model is registered without it"
+        )
+        raise ConfigError(msg)
     if policy:
         arguments["policy"] = str(Path(policy).resolve()) if Path(policy).exists() else policy
     load_policy(arguments["policy"])
-    if champion:
+    if champion not in ("", NO_CHAMPION):
         Results.read(Path(champion))
     named = [Path(p).resolve() for p in (source, champion, policy) if p and Path(p).exists()]
     key = run_key(arguments, [*named, folder.path])
@@ -289,9 +305,11 @@ def _show(results: Any, value: dict[str, Any]) -> None:
         + (
             f"{registered['name']} version {registered['version']}, {registered['state']}"
             if registered
-            else "nothing: only a PASS becomes a candidate"
+            else "nothing"
         )
     )
+    if registered:
+        typer.echo(f"dossier     {registered['dossier']}/index.html")
     typer.echo(f"report      {value['report']}")
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from brewhouse import offline
 from brewhouse.errors import RegistryError
-from brewhouse.registry.lifecycle import State
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,17 +33,17 @@ def artifact_root(uri: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registered:
-    """A registered model version."""
+class RegistryVersion:
+    """A model version as MLflow has it."""
 
-    name: str
     version: str
-    state: State
+    source: str
     run_id: str
+    tags: dict[str, str]
 
 
 class Tracker:
-    """Logs runs and registers candidates."""
+    """Logs runs."""
 
     def __init__(self, uri: str, *, experiment: str, artifacts: str | None = None) -> None:
         """Connect; the experiment is created if absent.
@@ -98,13 +97,29 @@ class Tracker:
         """End a run."""
         self.client.set_terminated(run_id, status="FINISHED" if ok else "FAILED")
 
-    def register(
-        self, name: str, *, source: Path, run_id: str, tags: Mapping[str, str], description: str
-    ) -> Registered:
-        """Create a model version in state PENDING_APPROVAL.
 
-        A version with the same `brewhouse.results` tag is returned instead of a second one, so a
-        retried step registers once.
+class Registry:
+    """Model versions, their tags and aliases."""
+
+    def __init__(self, uri: str) -> None:
+        """Connect to a tracking URI."""
+        offline.silence()
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        from mlflow import MlflowClient
+
+        self.uri = uri
+        self.client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def register(
+        self, name: str, *, source: str, run_id: str, tags: Mapping[str, str], description: str
+    ) -> RegistryVersion:
+        """Create a version.
+
+        One with the same `brewhouse.results` tag is returned instead of a second one, so a retried
+        step registers once.
+
+        Raises:
+            RegistryError: MLflow refused.
         """
         from mlflow.exceptions import MlflowException
 
@@ -114,21 +129,68 @@ class Tracker:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         wanted = tags.get("brewhouse.results")
-        for version in self.client.search_model_versions(f"name = '{name}'"):
-            if wanted and version.tags.get("brewhouse.results") == wanted:
-                return Registered(
-                    name=name,
-                    version=str(version.version),
-                    run_id=version.run_id,
-                    state=State(version.tags[STATE_TAG]),
-                )
-        created = self.client.create_model_version(
-            name,
-            source=str(source),
-            run_id=run_id,
-            description=description,
-            tags={**tags, STATE_TAG: State.PENDING_APPROVAL.value},
-        )
-        return Registered(
-            name=name, version=str(created.version), run_id=run_id, state=State.PENDING_APPROVAL
-        )
+        for found in self.client.search_model_versions(f"name = '{name}'"):
+            if wanted and found.tags.get("brewhouse.results") == wanted:
+                return _version(found)
+        try:
+            created = self.client.create_model_version(
+                name, source=source, run_id=run_id, description=description, tags=dict(tags)
+            )
+        except MlflowException as error:
+            msg = f"MLflow at {self.uri} did not take {source}: {error.message}"
+            raise RegistryError(msg) from error
+        return _version(created)
+
+    def version(self, name: str, version: str) -> RegistryVersion:
+        """One version.
+
+        Raises:
+            RegistryError: MLflow has none.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version(self.client.get_model_version(name, version))
+        except MlflowException as error:
+            msg = f"MLflow at {self.uri} has no version {version} of {name}: {error.message}"
+            raise RegistryError(msg) from error
+
+    def set_state(self, name: str, version: str, state: str) -> None:
+        """Mirror a state of the ledger."""
+        self.client.set_model_version_tag(name, version, STATE_TAG, state)
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version, in one request."""
+        self.client.set_registered_model_alias(name, alias, version)
+
+    def alias(self, name: str, alias: str) -> str:
+        """Version that an alias names; empty if it names none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self.client.get_model_version_by_alias(name, alias).version)
+        except MlflowException:
+            return ""
+
+
+def _version(found: Any) -> RegistryVersion:
+    return RegistryVersion(
+        version=str(found.version),
+        source=str(found.source),
+        run_id=str(found.run_id or ""),
+        tags=dict(found.tags),
+    )
+
+
+def champion_of(uri: str, name: str) -> RegistryVersion | None:
+    """The version that the alias `champion` names, or None."""
+    registry = Registry(uri)
+    version = registry.alias(name, "champion")
+    return registry.version(name, version) if version else None
+
+
+def mlflow_version() -> str:
+    """Version of the MLflow that is installed."""
+    from importlib.metadata import version
+
+    return version("mlflow")

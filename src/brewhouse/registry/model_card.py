@@ -4,12 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
+from brewhouse.domains.spec import Domain
+from brewhouse.domains.strict import Release
 from brewhouse.evaluation.results import Results
 from brewhouse.gates.verdict import Verdict
 
 
-def model_card(results: Results, verdict: Verdict, *, training: dict[str, Any]) -> str:
-    """Markdown card: what it is, what it was trained on, how it does, where it falls short."""
+def model_card(
+    results: Results,
+    verdict: Verdict,
+    domain: Domain,
+    release: Release,
+    *,
+    training: dict[str, Any],
+) -> str:
+    """A Hugging Face model card: metadata with the figures, then Markdown.
+
+    Args:
+        results: What was measured.
+        verdict: What the gate made of it.
+        domain: Data world.
+        release: Owner, use and limits.
+        training: `training.json` of the model.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    figures = [
+        EvalResult(
+            task_type="ranking",
+            dataset_type=results.domain,
+            dataset_name=f"{results.domain} {results.snapshot[:19]}",
+            metric_type="auc",
+            metric_value=round(value, 4),
+            metric_name=f"mean AUC, {tier}",
+        )
+        for tier in ("T1", "T2")
+        if (value := results.mean_auc("ranker", tier)) is not None
+    ]
+    data = ModelCardData(
+        license=release.model_licence,
+        library_name="transformers",
+        tags=["mixtral", "ranking", "mixture-of-experts"],
+        model_name=f"ranker-{results.domain}",
+        eval_results=figures or None,
+    )
+    lines = _lines(results, verdict, domain, release, training)
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"
+
+
+def _lines(
+    results: Results, verdict: Verdict, domain: Domain, release: Release, training: dict[str, Any]
+) -> list[str]:
     config = training["config"]
     lines = [
         f"# Ranker for {results.domain}",
@@ -17,6 +62,14 @@ def model_card(results: Results, verdict: Verdict, *, training: dict[str, Any]) 
         f"A decoder-only mixture of experts (Mixtral, size `{config['model']}`, "
         f"{training['parameters']:,} parameters) that reads a member's profile and history as text "
         "and gives the log-odds of an action on an item.",
+        "",
+        f"**Owner.** {release.owner}",
+        "",
+        f"**Intended use.** {release.intended_use}",
+        "",
+        f"**Out of scope.** {release.out_of_scope or 'Anything else.'}",
+        "",
+        f"**Licence.** Model: {release.model_licence}. Data: {domain.licence}",
         "",
         "## Training",
         "",
@@ -39,5 +92,5 @@ def model_card(results: Results, verdict: Verdict, *, training: dict[str, Any]) 
         )
     lines += ["", f"## Gate: {verdict.outcome}", ""]
     lines += [f"- {rule.outcome}: {rule.reason}" for rule in verdict.rules]
-    lines += ["", "## Limits", "", *(f"- {note}" for note in results.notes)]
-    return "\n".join(lines) + "\n"
+    limits = (*release.limits, *results.notes)
+    return [*lines, "", "## Limits", "", *(f"- {note}" for note in limits)]

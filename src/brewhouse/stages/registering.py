@@ -1,17 +1,27 @@
-"""Step 9: a passing model -> a candidate in the registry, PENDING_APPROVAL. Never further."""
+"""Step 9: a judged model -> a version in the registry with its dossier. A person decides the rest.
+
+A PASS waits for approval; anything else is registered too, so that it can be looked at, and waits
+for a waiver. Never further.
+"""
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
+from brewhouse.domains.loader import load_domain
 from brewhouse.errors import RegistryError
 from brewhouse.evaluation.results import Results
-from brewhouse.files import atomic_dir, read_json, write_json, write_text
+from brewhouse.files import read_json, sha256_json, write_json
 from brewhouse.gates.outcome import Outcome
 from brewhouse.gates.verdict import Verdict
-from brewhouse.platform.tracking import Registered, Tracker, artifact_root
-from brewhouse.registry.model_card import model_card
+from brewhouse.platform.ledger import Clock, now
+from brewhouse.platform.tracking import Tracker, artifact_root
+from brewhouse.release import dossier
+from brewhouse.release.service import Registration, Release, Version, open_ledger
+from brewhouse.release.settings import Settings
+from brewhouse.release.store import VersionFolder
 from brewhouse.stages.common import note_lineage, publish, tell
 
 CARD = "MODEL_CARD.md"
@@ -19,65 +29,121 @@ CARD = "MODEL_CARD.md"
 
 def run(
     *,
-    results: Path,
-    verdict: Path,
-    model: Path,
-    tracking_uri: str,
+    domain: str,
+    evidence: dossier.Evidence,
     model_store: str,
     registration_out: Path,
+    home: str = "",
+    tracking_uri: str = "",
+    author: str = "",
+    clock: Clock = now,
     publish_to: str = "",
-) -> Registered:
-    """Register a candidate.
+) -> Version:
+    """Register a version.
 
     Args:
-        results: results.json.
-        verdict: verdict.json computed from those results.
-        model: Exported model.
-        tracking_uri: MLflow.
-        model_store: Folder in which the registered model is kept for good.
+        domain: Built-in name or folder; says who owns its models, their use and limits.
+        evidence: Files that the run left.
+        model_store: Folder or fsspec URI in which versions are kept for good.
         registration_out: JSON with name, version and state.
+        home: Folder of registry, ledger and keys, where the environment does not name them.
+        tracking_uri: MLflow, in place of the one that home or environment name.
+        author: Who started the run.
+        clock: Tells the time of entries.
         publish_to: Run folder.
 
     Raises:
-        RegistryError: The verdict is not PASS or belongs to other results.
+        RegistryError: The verdict belongs to other results, the registered name to another domain,
+            or something an approver must be told is missing.
     """
-    found = Results.read(results)
-    judged = Verdict.model_validate(read_json(verdict))
-    if judged.outcome is not Outcome.PASS:
-        msg = f"verdict is {judged.outcome}, so there is no candidate; see {verdict}"
+    results = Results.read(evidence.results)
+    verdict = Verdict.model_validate(read_json(evidence.verdict))
+    digest = "sha256:" + sha256_json(results.model_dump(mode="json"))
+    if verdict.results_digest != digest:
+        msg = f"{evidence.verdict} judges other results than {evidence.results}; run the gate again"
         raise RegistryError(msg)
-    kept = (
-        Path(model_store) / found.domain / str(found.model["digest"]).removeprefix("sha256:")[:16]
+    folder = load_domain(domain)
+    settings = Settings.read(home)
+    if tracking_uri:
+        settings = settings.at(tracking_uri)
+    release = Release(settings, ledger=open_ledger(settings, clock=clock))
+    _refuse_other_domain(release, results.domain)
+    kept, artifact = _keep(evidence, folder.domain, results, digest, model_store, release.model)
+    tags = {
+        "brewhouse.domain": results.domain,
+        "brewhouse.results": digest,
+        "brewhouse.verdict": verdict.outcome.value,
+        "brewhouse.snapshot": results.snapshot,
+        "brewhouse.model": str(results.model["digest"]),
+        "brewhouse.code": results.code,
+        "brewhouse.policy": verdict.policy,
+    }
+    tracker = Tracker(
+        settings.tracking_uri,
+        experiment="brewhouse",
+        artifacts=artifact_root(settings.tracking_uri),
     )
-    if not kept.exists():
-        with atomic_dir(kept) as scratch:
-            shutil.copytree(model, scratch, dirs_exist_ok=True)
-    card = model_card(found, judged, training=found.model)
-    write_text(kept / CARD, card)
-    tracker = Tracker(tracking_uri, experiment="brewhouse", artifacts=artifact_root(tracking_uri))
-    run_id = tracker.start("candidate", {"domain": found.domain, "snapshot": found.snapshot})
-    tracker.log_metrics(run_id, _metrics(found))
-    tracker.log_files(run_id, [results, verdict, kept / CARD])
-    registered = tracker.register(
-        f"brewhouse-{found.domain}",
-        source=kept,
-        run_id=run_id,
-        description=card,
-        tags={
-            "brewhouse.results": judged.results_digest,
-            "brewhouse.verdict": judged.outcome,
-            "brewhouse.snapshot": found.snapshot,
-            "brewhouse.model": found.model["digest"],
-            "brewhouse.code": found.code,
-            "brewhouse.policy": judged.policy,
-        },
+    run_id = tracker.start("candidate", {"domain": results.domain, "snapshot": results.snapshot})
+    tracker.log_metrics(run_id, _metrics(results))
+    card = kept.read(f"dossier/{CARD}").decode()
+    registered = release.registry.register(
+        release.model, source=kept.uri, run_id=run_id, tags=tags, description=card
+    )
+    version = release.register(
+        Registration(
+            model=release.model,
+            version=registered.version,
+            author=author or "unknown",
+            artifact=artifact,
+            results=digest,
+            verdict="sha256:" + sha256_json(verdict.model_dump(mode="json")),
+            passed=verdict.outcome is Outcome.PASS,
+        )
     )
     tracker.finish(run_id)
-    write_json(registration_out, vars(registered) | {"results": judged.results_digest})
-    publish({"registration.json": registration_out, CARD: kept / CARD}, publish_to)
-    note_lineage(publish_to, "register", vars(registered))
-    tell(f"registered {registered.name} version {registered.version}, {registered.state}")
-    return registered
+    told: dict[str, Any] = {
+        "name": version.model,
+        "version": version.version,
+        "state": version.state.value,
+        "run_id": registered.run_id,
+        "results": digest,
+        "dossier": f"{kept.uri}/dossier",
+    }
+    write_json(registration_out, told)
+    publish({"registration.json": registration_out}, publish_to)
+    note_lineage(publish_to, "register", {"version": version.version, "artifact": artifact})
+    tell(f"registered {version.model} version {version.version}, {version.state.value}")
+    return version
+
+
+def _keep(
+    evidence: dossier.Evidence,
+    domain: Any,
+    results: Results,
+    digest: str,
+    model_store: str,
+    name: str,
+) -> tuple[VersionFolder, str]:
+    """Build the version's folder and put it into the store, unless it is there."""
+    key = sha256_json([results.model["digest"], digest])[:16]
+    kept = VersionFolder(f"{model_store.rstrip('/')}/{name}/{key}")
+    if kept.exists():
+        return kept, "sha256:" + sha256_json(kept.read_json("manifest.json")["files"])
+    with tempfile.TemporaryDirectory(prefix="brewhouse-version-") as scratch:
+        folder = Path(scratch) / key
+        artifact = dossier.build(folder, evidence, domain)
+        kept.put(folder)
+    return kept, artifact
+
+
+def _refuse_other_domain(release: Release, domain: str) -> None:
+    other = {v.tags.get("brewhouse.domain", domain) for v in release.versions()} - {domain}
+    if other:
+        msg = (
+            f"{release.model} holds versions of domain {', '.join(sorted(other))}, this one is of "
+            f"{domain}; set BREWHOUSE_MODEL_NAME to another name for it"
+        )
+        raise RegistryError(msg)
 
 
 def _metrics(results: Results) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""From a judged model to the one in use: kept versions, dossiers, decisions, promotion."""

@@ -1,0 +1,445 @@
+"""What can be done with versions: the one layer beneath command line, console, API and pipelines.
+
+The ledger is the truth about a version's state; tags in MLflow mirror it for whoever looks there,
+and the alias `champion` is what consumers follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from brewhouse.errors import (
+    BrewhouseError,
+    ConfigError,
+    LifecycleError,
+    PermissionDenied,
+    RegistryError,
+    TamperError,
+)
+from brewhouse.files import canonical_json
+from brewhouse.platform.ledger import Clock, Ledger, now
+from brewhouse.platform.tracking import Registry
+from brewhouse.registry.approvals import Actor, ApprovalPolicy, load_approvals
+from brewhouse.registry.entries import Draft, Entry, Signer, check_chain, read_public
+from brewhouse.registry.lifecycle import DECISIONS, TERMINAL, Act, State, acts_on, after
+from brewhouse.release.dossier import SMOKE_LIMIT, smoke
+from brewhouse.release.settings import CHAMPION, Settings
+from brewhouse.release.store import DECISIONS as DECISIONS_FILE
+from brewhouse.release.store import VersionFolder
+
+MACHINE = "machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A registered version as it stands.
+
+    Attributes:
+        model, version: Name in the registry.
+        state: From the ledger; EXPIRED also where that is due and not written yet.
+        expiry: Why it has expired; empty if it has not.
+        revision: Number of its entries: what a decision about it must name.
+        author: Who started its run.
+        source: Where it is kept.
+        tags: Of MLflow: domain, verdict, digests.
+        entries: Its history, oldest first.
+        acts: What persons may decide about it now.
+    """
+
+    model: str
+    version: str
+    state: State
+    expiry: str
+    revision: int
+    author: str
+    source: str
+    tags: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    acts: tuple[Act, ...]
+
+    @property
+    def folder(self) -> VersionFolder:
+        """Where it is kept."""
+        return VersionFolder(self.source)
+
+    def public(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "state": self.state.value,
+            "expiry": self.expiry,
+            "revision": self.revision,
+            "author": self.author,
+            "source": self.source,
+            "tags": dict(self.tags),
+            "acts": [act.value for act in self.acts],
+            "entries": [asdict(e) for e in self.entries],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """A version that a run registers; digests as in `Draft`."""
+
+    model: str
+    version: str
+    author: str
+    artifact: str
+    results: str
+    verdict: str
+    passed: bool
+
+
+class Release:
+    """Versions, decisions about them, and the champion."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ledger: Ledger | None = None,
+        policy: ApprovalPolicy | None = None,
+    ) -> None:
+        """Open registry and ledger.
+
+        Args:
+            settings: Where they are.
+            ledger: In place of the one that settings name.
+            policy: In place of the one that settings name.
+        """
+        self.settings = settings
+        self.policy = policy or load_approvals(settings.approvals)
+        self.ledger = ledger or open_ledger(settings)
+        self.registry = Registry(settings.tracking_uri)
+        self.model = settings.model_name
+
+    # Reading
+
+    def versions(self) -> list[Version]:
+        """All versions, newest first."""
+        known = {e.version for e in self.ledger.entries(self.model)}
+        return [self.version(v) for v in sorted(known, key=_order, reverse=True)]
+
+    def version(self, number: str) -> Version:
+        """One version.
+
+        Raises:
+            RegistryError: There is none.
+        """
+        history = self.ledger.entries(self.model, number)
+        if not history:
+            known = sorted({e.version for e in self.ledger.entries(self.model)}, key=_order)
+            msg = f"{self.model} has no version {number}; it has {', '.join(known) or 'none'}"
+            raise RegistryError(msg)
+        found = self.registry.version(self.model, number)
+        state = State(history[-1].after)
+        expiry = (
+            self.policy.expiry(history, self.champion(), self.ledger.clock())
+            if state in (State.PENDING_APPROVAL, State.APPROVED)
+            else ""
+        )
+        shown = State.EXPIRED if expiry else state
+        return Version(
+            model=self.model,
+            version=number,
+            state=shown,
+            expiry=expiry,
+            revision=len(history),
+            author=history[0].actor,
+            source=found.source,
+            tags=found.tags,
+            entries=tuple(history),
+            acts=() if shown in TERMINAL else tuple(acts_on(shown)),
+        )
+
+    def champion(self) -> str:
+        """Version in use by the ledger; empty if there is none."""
+        states = {e.version: e.after for e in self.ledger.entries(self.model)}
+        return next((v for v, s in states.items() if s == State.CHAMPION), "")
+
+    # A machine's acts
+
+    def register(self, given: Registration) -> Version:
+        """Enter a version into the ledger; one that is there already is left as it is."""
+        history = self.ledger.entries(given.model, given.version)
+        if not history:
+            common: dict[str, Any] = {
+                "model": given.model,
+                "version": given.version,
+                "artifact": given.artifact,
+                "results": given.results,
+                "verdict": given.verdict,
+                "policy": self.policy.key,
+                "champion": self.champion(),
+            }
+            acts = [Act.REGISTER, Act.EVALUATE, *([Act.SUBMIT] if given.passed else [])]
+            drafts = [
+                Draft(act=act, actor=given.author, role=MACHINE, revision=place, **common)
+                for place, act in enumerate(acts)
+            ]
+            self.ledger.append(drafts)
+            self._mirror(given.version)
+        return self.version(given.version)
+
+    def expire(self) -> list[Version]:
+        """Write down what has expired."""
+        expired = [v for v in self.versions() if v.expiry]
+        for version in expired:
+            self._write(self._draft(version, Act.EXPIRE, MACHINE, MACHINE, reason=version.expiry))
+        return expired
+
+    # Decisions
+
+    def decide(
+        self,
+        act: Act,
+        number: str,
+        actor: Actor,
+        *,
+        reason: str,
+        revision: int | None = None,
+        until: str = "",
+        address: str = "",
+    ) -> Version:
+        """Take a person's decision about a version.
+
+        Args:
+            act: Waive, approve, reject, or order a promotion.
+            number: Version.
+            actor: Who decides.
+            reason: Why.
+            revision: Revision that the actor saw; the present one if None.
+            until: Last day of a waiver.
+            address: Where the request came from, for the log of refusals.
+
+        Raises:
+            PermissionDenied: The actor may not; recorded.
+            LifecycleError: The state does not allow it, it has expired, or somebody decided first;
+                recorded.
+            ConfigError: The reason or the waiver's end will not do.
+        """
+        try:
+            if act not in DECISIONS:
+                msg = f"{act.value} is no decision; a person may {_named(DECISIONS)}"
+                raise ConfigError(msg)
+            version = self.version(number)
+            role = self.policy.authorize(actor, act, list(version.entries))
+            if version.expiry and act is not Act.REJECT:
+                self.expire()
+                msg = f"version {number} has expired: {version.expiry}; register a new evaluation"
+                raise LifecycleError(msg)
+            after(act, State(version.entries[-1].after), version=number)
+            self.policy.check_reason(act, reason)
+            if act is Act.WAIVE:
+                self.policy.check_until(until, self.ledger.clock().date())
+            draft = self._draft(version, act, actor.name, role, reason=reason.strip(), until=until)
+            self._write(replace(draft, revision=version.revision if revision is None else revision))
+        except (PermissionDenied, LifecycleError) as error:
+            self.ledger.refuse(
+                actor,
+                act.value,
+                model=self.model,
+                version=number,
+                reason=str(error),
+                address=address,
+            )
+            raise
+        return self.version(number)
+
+    def may(self, actor: Actor, version: Version) -> dict[Act, str]:
+        """Acts open for a version, each with why this actor may not; empty text where they may."""
+        found = {}
+        for act in version.acts:
+            try:
+                self.policy.authorize(actor, act, list(version.entries))
+                found[act] = ""
+            except PermissionDenied as error:
+                found[act] = str(error)
+        return found
+
+    # Promotion
+
+    def promote(self, number: str) -> Version:
+        """Carry out the newest order about a version: verify everything, then move the alias.
+
+        Rollback is the same with a version that was champion before. Done twice, it is done once.
+
+        Raises:
+            LifecycleError: Nobody ordered it, or it has expired.
+            TamperError: Ledger, evidence or weights are not what was signed, or the model's scores
+                are not those of its registration.
+        """
+        version = self.version(number)
+        if version.state is State.CHAMPION:
+            self._point(number)
+            return version
+        order = self._standing_order(version)
+        findings = self.verify(number)
+        if findings:
+            msg = f"version {number} is not promoted: " + "; ".join(findings)
+            raise TamperError(msg)
+        with version.folder.local("model") as model, version.folder.local("dossier") as dossier:
+            difference = smoke(model, dossier / "smoke")
+        if not difference <= SMOKE_LIMIT:
+            msg = (
+                f"version {number} is not promoted: its scores differ by {difference:.1e} from "
+                f"those of its registration (limit {SMOKE_LIMIT:.0e})"
+            )
+            raise TamperError(msg)
+        drafts = []
+        if before := self.champion():
+            old = self.version(before)
+            reason = f"version {number} takes its place"
+            drafts.append(
+                replace(
+                    self._draft(old, Act.RETIRE, order.actor, MACHINE, reason=reason),
+                    order=order.number,
+                )
+            )
+        drafts.append(
+            replace(
+                self._draft(version, Act.PROMOTE, order.actor, MACHINE, reason=order.reason),
+                order=order.number,
+            )
+        )
+        self._write(*drafts)
+        self._point(number)
+        return self.version(number)
+
+    def _standing_order(self, version: Version) -> Entry:
+        last = version.entries[-1]
+        if last.act != Act.ORDER:
+            msg = (
+                f"version {version.version} is {version.state} and nobody ordered its promotion; "
+                "a releaser does with `brewhouse promote` or `brewhouse rollback`"
+            )
+            raise LifecycleError(msg)
+        if version.expiry:
+            self.expire()
+            msg = f"version {version.version} has expired: {version.expiry}"
+            raise LifecycleError(msg)
+        return last
+
+    def _point(self, number: str) -> None:
+        """Move the alias, and keep each dossier's excerpt and MLflow's tags in step."""
+        self.registry.set_alias(self.model, CHAMPION, number)
+        for version in self.versions():
+            self._mirror(version.version)
+
+    # Verifying
+
+    def verify(self, number: str = "") -> list[str]:
+        """What is wrong with the ledger and with the kept versions, a line each.
+
+        Args:
+            number: Only this version's files; all versions if empty.
+        """
+        entries = self.ledger.entries()
+        found = check_chain(entries, self._trusted())
+        wanted = [v for v in self.versions() if number in ("", v.version)]
+        for version in wanted:
+            first = version.entries[0]
+            found += version.folder.check(first.artifact)
+            found += _evidence(version, first)
+        alias = self.registry.alias(self.model, CHAMPION)
+        if alias != self.champion() and not number:
+            found.append(
+                f"MLflow's alias {CHAMPION} names version {alias or 'none'}, the ledger "
+                f"{self.champion() or 'none'}; `brewhouse promote` that version again"
+            )
+        return found
+
+    def _trusted(self) -> dict[str, Any]:
+        return read_public(sorted(self.settings.trusted_keys.glob("*.pub")))
+
+    # Writing
+
+    def _draft(
+        self, version: Version, act: Act, actor: str, role: str, *, reason: str, until: str = ""
+    ) -> Draft:
+        first = version.entries[0]
+        return Draft(
+            act=act,
+            model=version.model,
+            version=version.version,
+            actor=actor,
+            role=role,
+            revision=version.revision,
+            reason=reason,
+            until=until,
+            artifact=first.artifact,
+            results=first.results,
+            verdict=first.verdict,
+            policy=self.policy.key,
+            champion=self.champion(),
+        )
+
+    def _write(self, *drafts: Draft) -> None:
+        for entry in self.ledger.append(drafts):
+            self._mirror(entry.version)
+
+    def _mirror(self, number: str) -> None:
+        """State tag and excerpt; the ledger stands whatever becomes of them."""
+        history = self.ledger.entries(self.model, number)
+        self.registry.set_state(self.model, number, history[-1].after)
+        version = self.registry.version(self.model, number)
+        lines = canonical_json([asdict(e) for e in history]) + "\n"
+        try:
+            VersionFolder(version.source).write(DECISIONS_FILE, lines.encode())
+        except OSError as error:
+            msg = f"{version.source}: the excerpt of the ledger cannot be written: {error}"
+            raise RegistryError(msg) from error
+
+
+def open_ledger(settings: Settings, *, clock: Clock = now) -> Ledger:
+    """Ledger and signing key of a deployment; on a laptop the key is made at first use.
+
+    Args:
+        settings: Where they are.
+        clock: Tells the time.
+
+    Raises:
+        ConfigError: There is no key.
+    """
+    fresh = settings.embedded and not settings.signing_key.exists()
+    signer = Signer.load(settings.signing_key, create=settings.embedded)
+    trusted = settings.trusted_keys / f"{signer.fingerprint}.pub"
+    if fresh or (settings.embedded and not settings.trusted_keys.exists()):
+        settings.trusted_keys.mkdir(parents=True, exist_ok=True)
+        trusted.write_bytes(signer.public_pem())
+    return Ledger(settings.database_uri, signer, clock=clock)
+
+
+def _evidence(version: Version, first: Entry) -> list[str]:
+    """Results and verdict must be those that the ledger and MLflow name."""
+    from brewhouse.evaluation.results import Results
+    from brewhouse.files import sha256_json
+    from brewhouse.gates.verdict import Verdict
+
+    found = []
+    for name, model, digest in (
+        ("results.json", Results, first.results),
+        ("verdict.json", Verdict, first.verdict),
+    ):
+        path = f"dossier/{name}"
+        try:
+            value = model.model_validate(version.folder.read_json(path))
+        except (BrewhouseError, ValueError) as error:
+            found.append(f"{version.source}/{path} cannot be read: {str(error).splitlines()[0]}")
+            continue
+        if "sha256:" + sha256_json(value.model_dump(mode="json")) != digest:
+            found.append(
+                f"{version.source}/{path} is not what version {version.version} was judged by"
+            )
+    return found
+
+
+def _named(acts: frozenset[Act]) -> str:
+    return ", ".join(sorted(act.value for act in acts))
+
+
+def _order(version: str) -> tuple[int, str]:
+    return (int(version), "") if version.isdecimal() else (0, version)

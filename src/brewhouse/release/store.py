@@ -1,0 +1,125 @@
+"""Keeps versions: a folder each, with a manifest of the digests of its files. Local or fsspec."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from brewhouse.errors import RegistryError
+from brewhouse.files import sha256_file, sha256_json, write_json
+
+MANIFEST = "manifest.json"
+DECISIONS = "dossier/decisions.json"
+"""Changes with every decision, so the manifest leaves it out; the ledger vouches for it."""
+
+
+def seal(folder: Path) -> str:
+    """Write the manifest of a version's folder; return the digest that stands for all of it."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"schema_version": 1, "files": files})
+    return "sha256:" + sha256_json(files)
+
+
+class VersionFolder:
+    """A kept version, wherever it is."""
+
+    def __init__(self, uri: str) -> None:
+        """Take a path or an fsspec URI."""
+        import fsspec
+
+        self.uri = uri.removeprefix("file://").rstrip("/")
+        self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+
+    def exists(self) -> bool:
+        """Whether its manifest is there; it is written last."""
+        return bool(self._fs.exists(f"{self._root}/{MANIFEST}"))
+
+    def put(self, folder: Path) -> None:
+        """Copy a sealed folder there, the manifest last."""
+        self._fs.makedirs(self._root, exist_ok=True)
+        names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        for name in sorted(names, key=lambda n: (n == MANIFEST, n)):
+            target = f"{self._root}/{name}"
+            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self._fs.put_file(str(folder / name), target)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            RegistryError: It is not there.
+        """
+        try:
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        except (OSError, ValueError) as error:
+            msg = f"{self.uri}: {name} cannot be read: {error}"
+            raise RegistryError(msg) from error
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file.
+
+        Raises:
+            RegistryError: It is not there, or no JSON.
+        """
+        try:
+            return json.loads(self.read(name))
+        except ValueError as error:
+            msg = f"{self.uri}: {name} is no JSON: {error}"
+            raise RegistryError(msg) from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file that the manifest leaves out."""
+        self._fs.pipe_file(f"{self._root}/{name}", content)
+
+    def names(self) -> list[str]:
+        """Files, relative."""
+        return sorted(p.removeprefix(self._root).lstrip("/") for p in self._fs.find(self._root))
+
+    def check(self, artifact: str) -> list[str]:
+        """What differs from what was registered, a line a file; empty if nothing does.
+
+        Args:
+            artifact: Digest from the ledger.
+        """
+        try:
+            files = self.read_json(MANIFEST)["files"]
+        except (RegistryError, KeyError, TypeError) as error:
+            return [f"{self.uri}: its manifest cannot be read: {error}"]
+        found = []
+        if "sha256:" + sha256_json(files) != artifact:
+            found.append(f"{self.uri}/{MANIFEST} is not the one that the ledger names")
+        present = set(self.names()) - {MANIFEST, DECISIONS}
+        found += [f"{self.uri}/{name} was added" for name in sorted(present - set(files))]
+        for name, digest in files.items():
+            if name not in present:
+                found.append(f"{self.uri}/{name} is gone")
+            elif self._digest(name) != digest:
+                found.append(f"{self.uri}/{name} was changed")
+        return found
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self._fs.open(f"{self._root}/{name}", "rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    @contextmanager
+    def local(self, part: str) -> Iterator[Path]:
+        """A folder inside, on this machine's disk."""
+        if "://" not in self.uri:
+            yield Path(self.uri) / part
+            return
+        with tempfile.TemporaryDirectory(prefix="brewhouse-version-") as scratch:
+            target = Path(scratch) / part
+            self._fs.get(f"{self._root}/{part}/", f"{target}/", recursive=True)
+            yield target
