@@ -17,6 +17,9 @@ MANIFEST = "manifest.json"
 DECISIONS = "dossier/decisions.json"
 """Changes with every decision, so the manifest leaves it out; the ledger vouches for it."""
 
+MLFLOW_NOTE = "registered_model_meta"
+"""MLflow writes it beside a model that it loads from a local folder."""
+
 
 def seal(folder: Path) -> str:
     """Write the manifest of a version's folder; return the digest that stands for all of it."""
@@ -97,7 +100,7 @@ class VersionFolder:
         found = []
         if "sha256:" + sha256_json(files) != artifact:
             found.append(f"{self.uri}/{MANIFEST} is not the one that the ledger names")
-        present = set(self.names()) - {MANIFEST, DECISIONS}
+        present = set(self.names()) - {MANIFEST, DECISIONS, MLFLOW_NOTE}
         found += [f"{self.uri}/{name} was added" for name in sorted(present - set(files))]
         for name, digest in files.items():
             if name not in present:
