@@ -2,7 +2,14 @@
 
 from kfp import dsl, kubernetes
 
-NAMES = ("BREWHOUSE_DATABASE_URI", "BREWHOUSE_TRACKING_URI", "BREWHOUSE_APPROVALS")
+NAMES = (
+    "BREWHOUSE_APPROVALS",
+    "BREWHOUSE_DATABASE_URI",
+    "BREWHOUSE_MODEL_NAME",
+    "BREWHOUSE_SIGNING_KEY",
+    "BREWHOUSE_TRACKING_URI",
+    "BREWHOUSE_TRUSTED_KEYS",
+)
 
 
 def with_secrets(task: dsl.PipelineTask) -> None:

@@ -19,8 +19,9 @@ from brewhouse.prompts.shards import read_trees, write_trees
 from brewhouse.registry.approvals import ApprovalPolicy, load_approvals
 from brewhouse.registry.entries import Signer
 from brewhouse.release.dossier import Evidence
-from brewhouse.release.service import Release, Version
+from brewhouse.release.service import Release
 from brewhouse.release.settings import Settings
+from brewhouse.release.versions import Version
 from brewhouse.stages import registering
 
 MODEL = Path(locate("linkedin-tiny"))

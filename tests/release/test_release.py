@@ -17,7 +17,8 @@ from brewhouse.errors import (
 )
 from brewhouse.registry.approvals import Actor, ApprovalPolicy, load_approvals
 from brewhouse.registry.lifecycle import Act, State, after
-from brewhouse.release.settings import CHAMPION
+from brewhouse.release.service import open_ledger
+from brewhouse.release.settings import CHAMPION, Settings
 from tests.release.conftest import House
 
 WHY = "the figures hold on every task"
@@ -224,6 +225,61 @@ def test_a_touched_row_is_found(house: House, make_policy: Make, change: str, to
     assert any(re.search(told, line) for line in release.verify())
     with pytest.raises(TamperError):
         release.promote("1")
+
+
+def test_an_end_that_was_cut_off_is_found(house: House, make_policy: Make) -> None:
+    """The shorter chain is whole in itself; the dossier and MLflow know of what is missing."""
+    house.register(1)
+    release = house.release(make_policy())
+    release.decide(Act.REJECT, "1", BOB, reason=WHY)
+    assert release.verify() == []
+    with sqlite3.connect(house.home / "brewhouse.db") as db:
+        db.execute("DROP TRIGGER ledger_no_delete")
+        db.execute("DELETE FROM ledger WHERE number = 4")
+    found = release.verify()
+    assert any("holds 4 entries of version 1, the ledger 3" in line for line in found)
+
+
+def test_a_mirror_that_lags_is_no_finding_and_one_that_lies_is(
+    house: House, make_policy: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.register(1)
+    release = house.release(make_policy())
+    with monkeypatch.context() as broken:
+        broken.setattr(release, "_mirror", lambda _number: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            release.decide(Act.APPROVE, "1", BOB, reason=WHY)
+    assert release.version("1").state is State.APPROVED
+    assert release.verify() == []
+    release.decide(Act.ORDER, "1", RITA, reason=WHY)
+    release.registry.set_state("ranker", "1", "CHAMPION")
+    assert release.verify() == ["MLflow says CHAMPION of version 1, not APPROVED"]
+
+
+def test_a_run_that_died_before_the_alias_moved_is_finished(
+    house: House, make_policy: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.register(1)
+    release = house.release(make_policy())
+    release.decide(Act.APPROVE, "1", BOB, reason=WHY)
+    release.decide(Act.ORDER, "1", RITA, reason=WHY)
+    with monkeypatch.context() as broken:
+        broken.setattr(release, "_point", lambda _number: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            release.promote("1")
+    assert release.registry.alias("ranker", CHAMPION) == ""
+    assert any("alias champion names version none, the ledger 1" in f for f in release.verify())
+    release.promote("1")
+    assert release.registry.alias("ranker", CHAMPION) == "1"
+    assert release.verify() == []
+    assert [e.act for e in release.version("1").entries].count("promote") == 1
+
+
+def test_no_key_is_made_beside_a_server(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BREWHOUSE_DATABASE_URI", "postgresql+psycopg://brew@127.0.0.1:1/x")
+    with pytest.raises(ConfigError, match="no signing key .*brewhouse ledger key"):
+        open_ledger(Settings.read(house.home))
+    assert not (house.home / "keys").exists()
 
 
 def test_a_ledger_signed_by_another_is_not_trusted(house: House) -> None:

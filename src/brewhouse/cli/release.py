@@ -11,7 +11,8 @@ from brewhouse.cli.console import emit, table
 from brewhouse.cli.data import Json
 
 if TYPE_CHECKING:
-    from brewhouse.release.service import Release, Version
+    from brewhouse.release.service import Release
+    from brewhouse.release.versions import Version
 
 Number = Annotated[str, typer.Argument(help="Version, as `brewhouse candidates` lists them")]
 Home = Annotated[
@@ -129,6 +130,11 @@ def _order(version: str, home: str, reason: str, as_json: bool, *, wanted: str) 
 
     release = _open(home)
     now = release.version(version)
+    if now.state.value == "CHAMPION":
+        # A run that died between ledger and alias is finished; nothing new is decided.
+        run_promotion(release.settings, version)
+        emit(now.public(), as_json, lambda: _show(now))
+        return
     if now.state.value != wanted:
         other = "rollback" if wanted == "APPROVED" else "promote"
         msg = f"version {version} is {now.state.value}, not {wanted}; see also `brewhouse {other}`"

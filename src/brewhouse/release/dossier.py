@@ -165,38 +165,50 @@ def _environment() -> dict[str, Any]:
     }
 
 
+_FLOW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "import_data": (("domain",), ("snapshot",)),
+    "validate_data": (("snapshot",), ()),
+    "build_features": (("snapshot",), ()),
+    "verbalize": (("snapshot",), ("shards",)),
+    "train_ranker": (("shards",), ("model",)),
+    "train_baselines": (("shards",), ()),
+    "evaluate": (("shards", "model"), ()),
+    "gate": (("results",), ()),
+}
+"""What each step reads and writes, of what the run noted by digest."""
+
+
 def _lineage(results: Results, ledger: Path | None) -> dict[str, Any]:
     """Steps of the run as OpenLineage run events (openlineage.io, spec 2-0-2).
 
     Every data set is named by its digest, so that two versions made of the same data show it.
     """
     steps = read_json(ledger)["steps"] if ledger and ledger.is_file() else {}
-    producer = f"urn:brewhouse:{results.code}"
     run = sha256_json([results.model["digest"], results.snapshot, results.code])
-    events = []
-    for step, entry in steps.items():
-        data = {k: v for k, v in entry.items() if isinstance(v, str) and v.startswith("sha256:")}
-        events.append(
-            {
-                "eventType": "COMPLETE",
-                "eventTime": results.split["train_end"],
-                "producer": producer,
-                "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json",
-                "run": {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run}/{step}"))},
-                "job": {"namespace": "brewhouse", "name": f"train_and_evaluate.{step}"},
-                "inputs": [],
-                "outputs": [
-                    {"namespace": "brewhouse", "name": f"{name}/{digest}"}
-                    for name, digest in data.items()
-                ],
-            }
-        )
+
+    def named(step: str, names: tuple[str, ...]) -> list[dict[str, str]]:
+        digests = [(name, steps[step].get(name)) for name in names]
+        return [{"namespace": "brewhouse", "name": f"{n}/{d}"} for n, d in digests if d]
+
+    events = [
+        {
+            "eventType": "COMPLETE",
+            "eventTime": steps[step].get("at", ""),
+            "producer": f"urn:brewhouse:{steps[step].get('code', results.code)}",
+            "schemaURL": "https://openlineage.io/spec/2-0-2/OpenLineage.json",
+            "run": {"runId": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{run}/{step}"))},
+            "job": {"namespace": "brewhouse", "name": f"train_and_evaluate.{step}"},
+            "inputs": named(step, reads),
+            "outputs": named(step, writes),
+        }
+        for step, (reads, writes) in _FLOW.items()
+        if step in steps
+    ]
     return {
         "schema_version": 1,
         "model": results.model["digest"],
         "snapshot": results.snapshot,
         "code": results.code,
-        "base_model": results.model.get("base", ""),
         "tasks": {task.name: task.version for task in results.tasks},
         "steps": steps,
         "events": events,

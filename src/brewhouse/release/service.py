@@ -6,12 +6,10 @@ and the alias `champion` is what consumers follow.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from brewhouse.errors import (
-    BrewhouseError,
     ConfigError,
     LifecycleError,
     PermissionDenied,
@@ -28,69 +26,10 @@ from brewhouse.release.dossier import SMOKE_LIMIT, smoke
 from brewhouse.release.settings import CHAMPION, Settings
 from brewhouse.release.store import DECISIONS as DECISIONS_FILE
 from brewhouse.release.store import VersionFolder
+from brewhouse.release.verifying import check_evidence, check_mirrors
+from brewhouse.release.versions import Registration, Version
 
 MACHINE = "machine"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """A registered version as it stands.
-
-    Attributes:
-        model, version: Name in the registry.
-        state: From the ledger; EXPIRED also where that is due and not written yet.
-        expiry: Why it has expired; empty if it has not.
-        revision: Number of its entries: what a decision about it must name.
-        author: Who started its run.
-        source: Where it is kept.
-        tags: Of MLflow: domain, verdict, digests.
-        entries: Its history, oldest first.
-        acts: What persons may decide about it now.
-    """
-
-    model: str
-    version: str
-    state: State
-    expiry: str
-    revision: int
-    author: str
-    source: str
-    tags: Mapping[str, str]
-    entries: tuple[Entry, ...]
-    acts: tuple[Act, ...]
-
-    @property
-    def folder(self) -> VersionFolder:
-        """Where it is kept."""
-        return VersionFolder(self.source)
-
-    def public(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "model": self.model,
-            "version": self.version,
-            "state": self.state.value,
-            "expiry": self.expiry,
-            "revision": self.revision,
-            "author": self.author,
-            "source": self.source,
-            "tags": dict(self.tags),
-            "acts": [act.value for act in self.acts],
-            "entries": [asdict(e) for e in self.entries],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """A version that a run registers; digests as in `Draft`."""
-
-    model: str
-    version: str
-    author: str
-    artifact: str
-    results: str
-    verdict: str
-    passed: bool
 
 
 class Release:
@@ -341,9 +280,7 @@ class Release:
         found = check_chain(entries, self._trusted())
         wanted = [v for v in self.versions() if number in ("", v.version)]
         for version in wanted:
-            first = version.entries[0]
-            found += version.folder.check(first.artifact)
-            found += _evidence(version, first)
+            found += [*check_evidence(version), *check_mirrors(version)]
         alias = self.registry.alias(self.model, CHAMPION)
         if alias != self.champion() and not number:
             found.append(
@@ -411,30 +348,6 @@ def open_ledger(settings: Settings, *, clock: Clock = now) -> Ledger:
         settings.trusted_keys.mkdir(parents=True, exist_ok=True)
         trusted.write_bytes(signer.public_pem())
     return Ledger(settings.database_uri, signer, clock=clock)
-
-
-def _evidence(version: Version, first: Entry) -> list[str]:
-    """Results and verdict must be those that the ledger and MLflow name."""
-    from brewhouse.evaluation.results import Results
-    from brewhouse.files import sha256_json
-    from brewhouse.gates.verdict import Verdict
-
-    found = []
-    for name, model, digest in (
-        ("results.json", Results, first.results),
-        ("verdict.json", Verdict, first.verdict),
-    ):
-        path = f"dossier/{name}"
-        try:
-            value = model.model_validate(version.folder.read_json(path))
-        except (BrewhouseError, ValueError) as error:
-            found.append(f"{version.source}/{path} cannot be read: {str(error).splitlines()[0]}")
-            continue
-        if "sha256:" + sha256_json(value.model_dump(mode="json")) != digest:
-            found.append(
-                f"{version.source}/{path} is not what version {version.version} was judged by"
-            )
-    return found
 
 
 def _named(acts: frozenset[Act]) -> str:

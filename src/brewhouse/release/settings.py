@@ -60,8 +60,11 @@ class Settings:
 
     @property
     def embedded(self) -> bool:
-        """Whether the key lies in the home folder, where one is made if there is none."""
-        return self.signing_key.is_relative_to(self.home)
+        """Whether key and database lie in the home folder, where a key is made if there is none.
+
+        Beside a database of a server no key is made: each machine would sign with its own.
+        """
+        return self.signing_key.is_relative_to(self.home) and str(self.home) in self.database_uri
 
 
 def whoami() -> str:

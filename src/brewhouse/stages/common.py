@@ -109,5 +109,6 @@ def note_lineage(to: str, step: str, entry: dict[str, Any]) -> None:
     ledger: dict[str, Any] = (
         read_json(path) if path.exists() else {"schema_version": 1, "steps": {}}
     )
-    ledger["steps"][step] = entry | {"code": code_version()}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    ledger["steps"][step] = entry | {"code": code_version(), "at": at}
     write_json(path, ledger)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from brewhouse.files import write_json
-from brewhouse.release.service import Release, Version
+from brewhouse.release.service import Release
 from brewhouse.release.settings import CHAMPION, Settings
+from brewhouse.release.versions import Version
 from brewhouse.stages.common import tell
 
 

@@ -19,9 +19,10 @@ from brewhouse.gates.verdict import Verdict
 from brewhouse.platform.ledger import Clock, now
 from brewhouse.platform.tracking import Tracker, artifact_root
 from brewhouse.release import dossier
-from brewhouse.release.service import Registration, Release, Version, open_ledger
+from brewhouse.release.service import Release, open_ledger
 from brewhouse.release.settings import Settings
 from brewhouse.release.store import VersionFolder
+from brewhouse.release.versions import Registration, Version
 from brewhouse.stages.common import note_lineage, publish, tell
 
 CARD = "MODEL_CARD.md"
