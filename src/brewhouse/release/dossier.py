@@ -185,9 +185,11 @@ def _lineage(results: Results, ledger: Path | None) -> dict[str, Any]:
     """
     steps = read_json(ledger)["steps"] if ledger and ledger.is_file() else {}
     run = sha256_json([results.model["digest"], results.snapshot, results.code])
+    # Training notes what it read; its model is named by what was judged.
+    known = {"model": results.model["digest"], "snapshot": results.snapshot}
 
     def named(step: str, names: tuple[str, ...]) -> list[dict[str, str]]:
-        digests = [(name, steps[step].get(name)) for name in names]
+        digests = [(name, steps[step].get(name, known.get(name))) for name in names]
         return [{"namespace": "brewhouse", "name": f"{n}/{d}"} for n, d in digests if d]
 
     events = [
