@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,10 @@ from brewhouse.errors import (
     TamperError,
 )
 from brewhouse.registry.approvals import Actor, ApprovalPolicy, load_approvals
+from brewhouse.registry.entries import Draft
 from brewhouse.registry.lifecycle import Act, State, after
+from brewhouse.release import service
+from brewhouse.release.dossier import SMOKE_LIMIT, smoke
 from brewhouse.release.service import open_ledger
 from brewhouse.release.settings import CHAMPION, Settings
 from tests.release.conftest import House
@@ -126,6 +130,54 @@ def test_without_a_pass_only_a_waiver_helps(house: House, make_policy: Make) -> 
     assert release.version("1").state is State.APPROVED
     house.clock.pass_days(6)
     assert "approval is 19.0 days old" in release.version("1").expiry
+
+
+def test_a_waiver_and_a_wait_end(house: House, make_policy: Make) -> None:
+    house.register(1, passes=False), house.register(2)
+    release = house.release(make_policy(approval_days=30))
+    release.decide(Act.WAIVE, "1", WIM, reason=WHY, until="2026-03-06")
+    release.decide(Act.APPROVE, "1", BOB, reason=WHY)
+    house.clock.pass_days(5)
+    assert release.version("1").expiry == "its waiver ended on 2026-03-06"
+    house.clock.pass_days(55)
+    assert release.version("2").expiry == ""
+    house.clock.pass_days(1)
+    assert "the wait for a decision is 61.0 days old" in release.version("2").expiry
+
+
+def test_a_model_that_scores_otherwise_is_not_promoted(
+    house: House, make_policy: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The digests are right, but what runs here gives other scores: another library, say."""
+    from safetensors.torch import load_file, save_file
+
+    version = house.register(1)
+    other = tmp_path / "other"
+    shutil.copytree(Path(version.source) / "model", other)
+    kept = Path(version.source) / "dossier" / "smoke"
+    assert smoke(other, kept) <= SMOKE_LIMIT
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] *= 1.05
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    assert smoke(other, kept) > SMOKE_LIMIT
+    release = house.release(make_policy())
+    release.decide(Act.APPROVE, "1", BOB, reason=WHY)
+    release.decide(Act.ORDER, "1", RITA, reason=WHY)
+    monkeypatch.setattr(service, "smoke", lambda _model, folder: smoke(other, folder))
+    with pytest.raises(TamperError, match="its scores differ by .* from those of its registration"):
+        release.promote("1")
+    assert release.champion() == ""
+
+
+def test_two_champions_at_once_are_found(house: House) -> None:
+    house.register(1), house.register(2)
+    release = house.release()
+    for number in ("1", "2"):
+        for act in (Act.APPROVE, Act.PROMOTE):
+            release.ledger.append(
+                [Draft(act=act, model="ranker", version=number, actor="eve", role="machine")]
+            )
+    assert any("versions 1, 2 are champion at once" in line for line in release.verify())
 
 
 @pytest.mark.parametrize(
