@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,17 @@ class Snapshot:
         """Months that the interaction log covers, oldest first."""
         names = (n.split("/") for n in self.manifest["files"] if n.startswith("interactions/"))
         return sorted({parts[1].removeprefix("month=") for parts in names})
+
+    def end(self) -> datetime:
+        """The first moment at which all of the log is known."""
+        newest = [
+            pc.max(column).as_py()
+            for month in self.months()
+            for column in self.read(
+                "interactions", columns=["event_at", "created_at"], months=[month]
+            ).columns
+        ]
+        return max(newest) + timedelta(microseconds=1)
 
 
 def write_snapshot(

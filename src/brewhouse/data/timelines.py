@@ -112,6 +112,15 @@ class Timelines:
         start = self.offsets[self.log.member[self.targets_Q[query]]]
         return self.events_E[start : start + self.branch_Q[query]]
 
+    def request_keys(self, queries: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Keys for `numpy.lexsort` that put targets of a member into requests.
+
+        A session is a request; inside it targets stand by item, not by their place in the log, so
+        that the same candidates make the same tree wherever they were listed.
+        """
+        row = self.targets_Q[queries]
+        return row, self.log.item[row], self.log.session[row], self.moment_Q[queries]
+
 
 def known_ranks(log: Log) -> np.ndarray:
     """Sort key by which the rows known at moment t are exactly those with rank <= 2 t.

@@ -138,8 +138,7 @@ class TreeBuilder:
         """
         voice, keep = self.voices[style or self.domain.style], self.domain.history.max_events
         for member, queries in _by_member(timelines):
-            order = np.lexsort((timelines.targets_Q[queries], timelines.moment_Q[queries]))
-            queries = queries[order]
+            queries = queries[np.lexsort(timelines.request_keys(queries))]
             sessions = timelines.log.session[timelines.targets_Q[queries]]
             cuts = np.flatnonzero(np.diff(sessions)) + 1
             for group in np.split(queries, cuts):

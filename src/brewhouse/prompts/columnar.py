@@ -107,7 +107,8 @@ class ColumnarBuilder:
             leaves = self._leaves(table, voice, members, labelled=False)
             row = t.targets_Q[leaves["query"]]
             place = np.searchsorted(members, t.log.member[row])
-            order = np.lexsort((np.arange(len(row)), row, t.moment_Q[leaves["query"]], place))
+            keys = t.request_keys(leaves["query"])
+            order = np.lexsort((np.arange(len(row)), *keys, place))
             leaves, row, place = {k: v[order] for k, v in leaves.items()}, row[order], place[order]
             session = t.log.session[row]
             new = (np.diff(session, prepend=-1) != 0) | (np.diff(place, prepend=-1) != 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brewhouse.data.rules import excluded_members
+from brewhouse.data.schema import TIMESTAMP
 from brewhouse.data.snapshot import Snapshot, shard_of
 from brewhouse.data.splits import TemporalSplit
 from brewhouse.domains.loader import DomainFolder
@@ -26,21 +28,29 @@ def pull_log(
     cut: Snapshot,
     features: Path,
     logs: Path,
-    split: TemporalSplit,
-    asked: set[str],
-) -> tuple[Counter[str], Counter[str]]:
+    *,
+    members: pa.Array | None = None,
+    watch: Callable[[pa.Table], None] = lambda _: None,
+) -> Counter[str]:
     """Read the log through Feast month by month and sort it into member shards on disk.
 
-    Members outside the allowed regions are left out. Returns counts of what was read and left out,
-    and test sessions a surface, of the surfaces asked about.
+    Members outside the allowed regions are left out. Returns counts of what was read and left out.
+
+    Args:
+        folder: The domain.
+        domain: How `load_domain` finds it.
+        cut: Snapshot.
+        features: Feature folder.
+        logs: Folder to write; a folder a shard that has rows.
+        members: Read only theirs; everyone's if None.
+        watch: Sees every month's rows that are kept.
     """
     spec = folder.domain
     out = set()
     if spec.regions:
-        members = cut.read("members", columns=["member_id", spec.regions.column])
-        out = excluded_members(members, spec.regions.column, spec.regions.allowed)
+        profiles = cut.read("members", columns=["member_id", spec.regions.column])
+        out = excluded_members(profiles, spec.regions.column, spec.regions.allowed)
     counts: Counter[str] = Counter(members_outside_regions=len(out))
-    sessions: dict[str, set[str]] = {}
     store = FeastStore(features, domain=spec, domain_path=domain, state=logs.parent)
     store.apply()
     writers: dict[int, pq.ParquetWriter] = {}
@@ -48,11 +58,13 @@ def pull_log(
         start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
         end = (start + timedelta(days=32)).replace(day=1)
         table = store.interactions(start, end)
+        if members is not None:
+            table = table.filter(pc.is_in(table.column("member_id"), value_set=members))
         outside = pc.is_in(table.column("member_id"), value_set=pa.array(sorted(out), pa.string()))
         counts["rows_outside_regions"] += int(pc.sum(outside).as_py() or 0)
         table = table.filter(pc.invert(outside))
         counts["rows"] += table.num_rows
-        _count_sessions(table, split, asked, sessions)
+        watch(table)
         shard = _shards(table.column("member_id"), cut.shards)
         for number in np.unique(shard).tolist():
             part = table.filter(pa.array(shard == number))
@@ -63,14 +75,14 @@ def pull_log(
             writers[number].write_table(part)
     for writer in writers.values():
         writer.close()
-    if not writers:
+    if not writers and members is None:
         msg = "no interactions of allowed members; check regions.allowed in the domain"
         raise DataError(msg)
     tell(
         f"{counts['rows']:,} interactions through Feast; {len(out):,} members outside the allowed "
         "regions left out"
     )
-    return counts, Counter({k: len(v) for k, v in sessions.items()})
+    return counts
 
 
 def _shards(ids: pa.ChunkedArray, shards: int) -> np.ndarray:
@@ -78,20 +90,31 @@ def _shards(ids: pa.ChunkedArray, shards: int) -> np.ndarray:
     return np.array([of[member] for member in ids.to_pylist()], np.int64)
 
 
-def _count_sessions(
-    table: pa.Table, split: TemporalSplit, asked: set[str], found: dict[str, set[str]]
-) -> None:
-    table = table.filter(pc.is_in(table.column("surface"), value_set=pa.array(sorted(asked))))
-    shown = table.column("shown_at")
-    for window in split.tests.values():
-        lo, hi = (pa.scalar(t, pa.timestamp("us", tz="UTC")) for t in (window.start, window.end))
-        inside = table.filter(pc.and_(pc.greater_equal(shown, lo), pc.less(shown, hi)))
-        for surface, session in zip(
-            inside.column("surface").to_pylist(),
-            inside.column("session_id").to_pylist(),
-            strict=True,
-        ):
-            found.setdefault(surface, set()).add(session)
+class SessionCounts:
+    """Counts test sessions of the surfaces asked about, as the log passes by."""
+
+    def __init__(self, split: TemporalSplit, asked: set[str]) -> None:
+        self._split, self._asked = split, pa.array(sorted(asked), pa.string())
+        self._found: dict[str, set[str]] = {}
+
+    def __call__(self, table: pa.Table) -> None:
+        """Take some rows of the log."""
+        table = table.filter(pc.is_in(table.column("surface"), value_set=self._asked))
+        shown = table.column("shown_at")
+        for window in self._split.tests.values():
+            lo, hi = (pa.scalar(t, TIMESTAMP) for t in (window.start, window.end))
+            inside = table.filter(pc.and_(pc.greater_equal(shown, lo), pc.less(shown, hi)))
+            for surface, session in zip(
+                inside.column("surface").to_pylist(),
+                inside.column("session_id").to_pylist(),
+                strict=True,
+            ):
+                self._found.setdefault(surface, set()).add(session)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Sessions a surface."""
+        return Counter({k: len(v) for k, v in self._found.items()})
 
 
 def test_share(sessions: Counter[str], limit: int) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,17 @@ def score_folder(shards: Path, kind: str, model: Path, plan: ScoringPlan) -> Sco
         DataError: There are no trees.
         PipelineError: A worker failed.
     """
+    with scored_files(shards, kind, model, plan) as files:
+        return read_scores(files)
+
+
+@contextmanager
+def scored_files(shards: Path, kind: str, model: Path, plan: ScoringPlan) -> Iterator[list[Path]]:
+    """Score as `score_folder` does; the files of scores, named as those of trees, are there inside.
+
+    Yields:
+        A file of scores for each file of trees, in their order.
+    """
     with tempfile.TemporaryDirectory(prefix="brewhouse-scores-") as scratch:
         if plan.shared and plan.engine == "ray":
             shards, model, out = _hand_over(shards, kind, model, Path(plan.shared))
@@ -72,7 +84,7 @@ def score_folder(shards: Path, kind: str, model: Path, plan: ScoringPlan) -> Sco
         if len(missing) < len(jobs):
             tell(f"{len(jobs) - len(missing)} of {len(jobs)} files were scored before")
         _score(missing, model=model, shards=shards, plan=plan, progress=_Told(len(missing)))
-        return read_scores([Path(job["target"]) for job in jobs])
+        yield [Path(job["target"]) for job in jobs]
 
 
 def _score(

@@ -36,7 +36,7 @@ from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
 from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, publish, tell
 from brewhouse.stages.facets import add_facets
-from brewhouse.stages.log_shards import pull_log, test_share
+from brewhouse.stages.log_shards import SessionCounts, pull_log, test_share
 from brewhouse.stages.shard_work import Work, tell_shard
 from brewhouse.stages.variant import Variant
 from brewhouse.tasks.suite import Suite, load_suite
@@ -94,7 +94,9 @@ def run(
     ):
         logs = Path(scratch) / "log"
         asked = {task.surface for task in suite.tasks}
-        counts, sessions = pull_log(folder, domain, cut, features, logs, split, asked)
+        seen = SessionCounts(split, asked)
+        counts = pull_log(folder, domain, cut, features, logs, watch=seen)
+        sessions = seen.counts
         tell(
             f"training until {split.train_end:%Y-%m-%d}, tests from "
             f"{split.test(split.horizons_weeks[0]).start:%Y-%m-%d}"
