@@ -66,6 +66,10 @@ class RegistryError(BrewhouseError):
     exit_code = 10
 
 
+class UnknownVersionError(RegistryError):
+    """The registry has no such version."""
+
+
 class LifecycleError(RegistryError):
     """A version's state does not allow the act, or changed since it was looked at."""
 

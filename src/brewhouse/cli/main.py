@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from brewhouse import __version__, offline
-from brewhouse.cli import data, gate, pipeline, release, runs, score, studies, tasks
+from brewhouse.cli import data, gate, pipeline, release, runs, score, serve, studies, tasks
 from brewhouse.errors import BrewhouseError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("baselines")(runs.baselines)
 app.command("evaluate")(runs.evaluate)
 app.command("pretrain")(runs.pretrain)
 app.command("score")(score.score)
+app.command("console")(serve.console)
 
 
 def _version(value: bool) -> None:

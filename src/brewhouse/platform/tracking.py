@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,18 @@ class RegistryVersion:
     source: str
     run_id: str
     tags: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as MLflow has it; `started` is aware."""
+
+    run_id: str
+    name: str
+    status: str
+    started: datetime
+    params: dict[str, str]
+    metrics: dict[str, float]
 
 
 class Tracker:
@@ -154,6 +167,37 @@ class Registry:
         except MlflowException as error:
             msg = f"MLflow at {self.uri} has no version {version} of {name}: {error.message}"
             raise RegistryError(msg) from error
+
+    def versions(self, name: str) -> dict[str, RegistryVersion]:
+        """All versions of a model by number; none if there is no such model."""
+        found: dict[str, RegistryVersion] = {}
+        page = None
+        while True:
+            listed = self.client.search_model_versions(
+                f"name = '{name}'", max_results=1000, page_token=page
+            )
+            found |= {str(v.version): _version(v) for v in listed}
+            page = listed.token
+            if not page:
+                return found
+
+    def runs(self, experiment: str, limit: int) -> list[RunRecord]:
+        """Newest runs of an experiment; none if there is no such experiment."""
+        known = self.client.get_experiment_by_name(experiment)
+        if known is None:
+            return []
+        listed = self.client.search_runs([known.experiment_id], max_results=limit)
+        return [
+            RunRecord(
+                run_id=run.info.run_id,
+                name=run.info.run_name,
+                status=run.info.status,
+                started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+                params=dict(run.data.params),
+                metrics=dict(run.data.metrics),
+            )
+            for run in listed
+        ]
 
     def set_state(self, name: str, version: str, state: str) -> None:
         """Mirror a state of the ledger."""

@@ -6,6 +6,7 @@ and the alias `champion` is what consumers follow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,10 +16,11 @@ from brewhouse.errors import (
     PermissionDenied,
     RegistryError,
     TamperError,
+    UnknownVersionError,
 )
 from brewhouse.files import canonical_json
 from brewhouse.platform.ledger import Clock, Ledger, now
-from brewhouse.platform.tracking import Registry
+from brewhouse.platform.tracking import Registry, RegistryVersion
 from brewhouse.registry.approvals import Actor, ApprovalPolicy, load_approvals
 from brewhouse.registry.entries import Draft, Entry, Signer, check_chain, read_public
 from brewhouse.registry.lifecycle import DECISIONS, TERMINAL, Act, State, acts_on, after
@@ -26,7 +28,7 @@ from brewhouse.release.dossier import SMOKE_LIMIT, smoke
 from brewhouse.release.settings import CHAMPION, Settings
 from brewhouse.release.store import DECISIONS as DECISIONS_FILE
 from brewhouse.release.store import VersionFolder
-from brewhouse.release.verifying import check_evidence, check_mirrors
+from brewhouse.release.verifying import check_evidence, check_judgement, check_mirrors
 from brewhouse.release.versions import Registration, Version
 
 MACHINE = "machine"
@@ -59,24 +61,34 @@ class Release:
 
     def versions(self) -> list[Version]:
         """All versions, newest first."""
-        known = {e.version for e in self.ledger.entries(self.model)}
-        return [self.version(v) for v in sorted(known, key=_order, reverse=True)]
+        histories: dict[str, list[Entry]] = {}
+        for entry in self.ledger.entries(self.model):
+            histories.setdefault(entry.version, []).append(entry)
+        champion, kept = _champion(histories), self.registry.versions(self.model)
+        order = sorted(histories, key=_order, reverse=True)
+        return [self._version(histories[v], champion, kept.get(v)) for v in order]
 
     def version(self, number: str) -> Version:
         """One version.
 
         Raises:
-            RegistryError: There is none.
+            UnknownVersionError: There is none.
         """
         history = self.ledger.entries(self.model, number)
         if not history:
             known = sorted({e.version for e in self.ledger.entries(self.model)}, key=_order)
             msg = f"{self.model} has no version {number}; it has {', '.join(known) or 'none'}"
-            raise RegistryError(msg)
-        found = self.registry.version(self.model, number)
+            raise UnknownVersionError(msg)
+        return self._version(history, self.champion(), None)
+
+    def _version(
+        self, history: list[Entry], champion: str, kept: RegistryVersion | None
+    ) -> Version:
+        number = history[0].version
+        found = kept or self.registry.version(self.model, number)
         state = State(history[-1].after)
         expiry = (
-            self.policy.expiry(history, self.champion(), self.ledger.clock())
+            self.policy.expiry(history, champion, self.ledger.clock())
             if state in (State.PENDING_APPROVAL, State.APPROVED)
             else ""
         )
@@ -96,8 +108,10 @@ class Release:
 
     def champion(self) -> str:
         """Version in use by the ledger; empty if there is none."""
-        states = {e.version: e.after for e in self.ledger.entries(self.model)}
-        return next((v for v, s in states.items() if s == State.CHAMPION), "")
+        histories: dict[str, list[Entry]] = {}
+        for entry in self.ledger.entries(self.model):
+            histories.setdefault(entry.version, []).append(entry)
+        return _champion(histories)
 
     # A machine's acts
 
@@ -158,6 +172,7 @@ class Release:
             PermissionDenied: The actor may not; recorded.
             LifecycleError: The state does not allow it, it has expired, or somebody decided first;
                 recorded.
+            TamperError: Results or verdict are not those that the ledger names; recorded.
             ConfigError: The reason or the waiver's end will not do.
         """
         try:
@@ -172,11 +187,13 @@ class Release:
                 raise LifecycleError(msg)
             after(act, State(version.entries[-1].after), version=number)
             self.policy.check_reason(act, reason)
+            if act in (Act.APPROVE, Act.WAIVE) and (findings := check_judgement(version)):
+                raise TamperError("; ".join(findings))
             if act is Act.WAIVE:
                 self.policy.check_until(until, self.ledger.clock().date())
             draft = self._draft(version, act, actor.name, role, reason=reason.strip(), until=until)
             self._write(replace(draft, revision=version.revision if revision is None else revision))
-        except (PermissionDenied, LifecycleError) as error:
+        except (PermissionDenied, LifecycleError, TamperError) as error:
             self.ledger.refuse(
                 actor,
                 act.value,
@@ -348,6 +365,10 @@ def open_ledger(settings: Settings, *, clock: Clock = now) -> Ledger:
         settings.trusted_keys.mkdir(parents=True, exist_ok=True)
         trusted.write_bytes(signer.public_pem())
     return Ledger(settings.database_uri, signer, clock=clock)
+
+
+def _champion(histories: Mapping[str, list[Entry]]) -> str:
+    return next((v for v, h in histories.items() if h[-1].after == State.CHAMPION), "")
 
 
 def _named(acts: frozenset[Act]) -> str:

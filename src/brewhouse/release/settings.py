@@ -24,6 +24,7 @@ class Settings:
         trusted_keys: Folder of public keys, `*.pub`; keys of before stay in it.
         approvals: Approval policy, a name or a YAML file.
         model_name: Registered model.
+        kfp_host: Kubeflow Pipelines that runs promotions; empty to run them on this machine.
     """
 
     home: Path
@@ -33,6 +34,7 @@ class Settings:
     trusted_keys: Path
     approvals: str
     model_name: str
+    kfp_host: str = ""
 
     @classmethod
     def read(cls, home: Path | str | None = None) -> Settings:
@@ -52,6 +54,7 @@ class Settings:
             trusted_keys=Path(env.get("BREWHOUSE_TRUSTED_KEYS", key.parent / "trusted")),
             approvals=env.get("BREWHOUSE_APPROVALS", "local"),
             model_name=env.get("BREWHOUSE_MODEL_NAME", MODEL_NAME),
+            kfp_host=env.get("BREWHOUSE_KFP_HOST", ""),
         )
 
     def at(self, tracking_uri: str) -> Settings:
