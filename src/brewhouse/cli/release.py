@@ -125,21 +125,23 @@ def _order(version: str, home: str, reason: str, as_json: bool, *, wanted: str) 
     from brewhouse.errors import LifecycleError
     from brewhouse.registry.approvals import Actor
     from brewhouse.registry.lifecycle import Act
-    from brewhouse.release.running import run_promotion
+    from brewhouse.release.running import run_promotion, submit_promotion
     from brewhouse.release.settings import whoami
 
     release = _open(home)
     now = release.version(version)
-    if now.state.value == "CHAMPION":
-        # A run that died between ledger and alias is finished; nothing new is decided.
-        run_promotion(release.settings, version)
-        emit(now.public(), as_json, lambda: _show(now))
-        return
-    if now.state.value != wanted:
-        other = "rollback" if wanted == "APPROVED" else "promote"
-        msg = f"version {version} is {now.state.value}, not {wanted}; see also `brewhouse {other}`"
-        raise LifecycleError(msg)
-    release.decide(Act.ORDER, version, Actor(name=whoami(), via="cli"), reason=reason)
+    # A run that died between ledger and alias is finished; nothing new is decided.
+    if now.state.value != "CHAMPION":
+        if now.state.value != wanted:
+            other = "rollback" if wanted == "APPROVED" else "promote"
+            msg = f"version {version} is {now.state.value}, not {wanted}; see `brewhouse {other}`"
+            raise LifecycleError(msg)
+        now = release.decide(Act.ORDER, version, Actor(name=whoami(), via="cli"), reason=reason)
+        if release.settings.kfp_host:
+            run = submit_promotion(release.settings, now)
+            typer.echo(f"run {run} of {release.settings.kfp_host} carries the order out", err=True)
+            emit(now.public(), as_json, lambda: _show(now))
+            return
     run_promotion(release.settings, version)
     found = release.version(version)
     emit(found.public(), as_json, lambda: _show(found))

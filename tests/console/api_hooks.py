@@ -1,0 +1,26 @@
+"""Hooks of schemathesis: half of what it sends is about a version that exists, as it now stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+
+
+@schemathesis.hook
+def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -> Any:
+    """Versions 1 and 2 are there."""
+    if path_parameters and "number" in path_parameters:
+        path_parameters["number"] = "12"[len(str(path_parameters["number"])) % 2]
+    return path_parameters
+
+
+@schemathesis.hook
+def map_body(_context: Any, body: Any) -> Any:
+    """A revision that can be right, and a reason that is long enough."""
+    if isinstance(body, dict):
+        if isinstance(body.get("revision"), int):
+            body["revision"] = body["revision"] % 5
+        if isinstance(body.get("reason"), str):
+            body["reason"] += " because of it"
+    return body
