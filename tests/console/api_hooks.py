@@ -11,7 +11,9 @@ import schemathesis
 def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -> Any:
     """Versions 1 and 2 are there."""
     if path_parameters and "number" in path_parameters:
-        path_parameters["number"] = "12"[sum(str(path_parameters["number"]).encode("utf-8", "replace")) % 2]
+        path_parameters["number"] = "12"[
+            sum(str(path_parameters["number"]).encode("utf-8", "replace")) % 2
+        ]
     return path_parameters
 
 

@@ -49,6 +49,7 @@ app.command("evaluate")(runs.evaluate)
 app.command("pretrain")(runs.pretrain)
 app.command("score")(score.score)
 app.command("console")(serve.console)
+app.command("inference-service")(serve.inference_service)
 
 
 def _version(value: bool) -> None:

@@ -41,3 +41,41 @@ def console(
         log_level="warning",
         timeout_graceful_shutdown=10,
     )
+
+
+def inference_service(
+    model: Annotated[
+        str, typer.Option(help="champion, a version's number, or a model's folder")
+    ] = "champion",
+    spec: Annotated[
+        Path | None, typer.Option(help="YAML file with name, namespace, GPUs, replicas")
+    ] = None,
+    storage: Annotated[
+        str, typer.Option(help="Where KServe fetches the model, if not where it is kept")
+    ] = "",
+    home: Home = "",
+) -> None:
+    """Print a KServe InferenceService that serves a model; apply it with kubectl."""
+    import yaml
+
+    from brewhouse.domains.loader import parse_model, read_yaml
+    from brewhouse.prompts.shards_manifest import ShardsManifest
+    from brewhouse.release.choosing import chosen_model
+    from brewhouse.release.serving import ServingSpec
+    from brewhouse.release.serving import inference_service as build
+    from brewhouse.release.settings import Settings
+
+    given = ServingSpec()
+    if spec:
+        value, lines = read_yaml(spec)
+        given = parse_model(ServingSpec, value or {}, path=spec, lines=lines)
+    with chosen_model(model, Settings.read(home)) as chosen:
+        manifest = ShardsManifest.read_file(chosen.path / "prompts.json")
+        found = build(
+            given,
+            storage=storage or chosen.source,
+            version=chosen.name,
+            digest=chosen.digest,
+            answers=max(len(answers) for answers in manifest.answers),
+        )
+    typer.echo(yaml.safe_dump(found, sort_keys=False), nl=False)

@@ -23,11 +23,13 @@ class Chosen:
         path: Exported model.
         name: What to call it, such as `ranker version 3`.
         digest: Of its weights.
+        source: Where it is kept: a folder, or a URI.
     """
 
     path: Path
     name: str
     digest: str
+    source: str
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def chosen_model(wanted: str, settings: Settings) -> Iterator[Chosen]:
         if not path.is_dir():
             msg = f"no model '{wanted}'; give {CHAMPION}, a version's number, or a model's folder"
             raise ConfigError(msg)
-        yield Chosen(path=path, name=wanted, digest=_digest(path))
+        yield Chosen(path=path, name=wanted, digest=_digest(path), source=str(path))
         return
     registry, name = Registry(settings.tracking_uri), settings.model_name
     number = registry.alias(name, CHAMPION) if wanted == CHAMPION else wanted
@@ -62,7 +64,12 @@ def chosen_model(wanted: str, settings: Settings) -> Iterator[Chosen]:
             msg = f"{found.source}: weights are {digest}, version {number} was registered with "
             msg += f"{registered or 'none'}; see `brewhouse ledger verify`"
             raise TamperError(msg)
-        yield Chosen(path=path, name=f"{name} version {number}", digest=digest)
+        yield Chosen(
+            path=path,
+            name=f"{name} version {number}",
+            digest=digest,
+            source=f"{found.source}/model",
+        )
 
 
 def _digest(path: Path) -> str:

@@ -22,6 +22,7 @@ import torch
 from brewhouse.errors import DataError
 from brewhouse.prompts.shards import read_trees
 from brewhouse.prompts.shards_manifest import ShardsManifest
+from brewhouse.scoring.endpoint import EndpointScorer
 from brewhouse.scoring.scorer import LeafScores, Scorer, tokens_needed
 
 SCHEMA = pa.schema(
@@ -33,17 +34,32 @@ _COUNTS = b"brewhouse"
 class FileScorer:
     """Scores files of trees with one model; made once by each worker, then called a file."""
 
-    def __init__(self, *, model: str, shards: str, threads: int) -> None:
-        """Load the model.
+    def __init__(
+        self,
+        *,
+        model: str,
+        shards: str,
+        threads: int,
+        endpoint: str = "",
+        endpoint_model: str = "",
+    ) -> None:
+        """Load the model, or take the address of a server of it.
 
         Args:
             model: Exported model.
             shards: Shards whose questions are asked.
             threads: Threads of one operation on a CPU; 0 leaves PyTorch's own choice.
+            endpoint: Server that scores in place of this process.
+            endpoint_model: Name of the model there.
         """
         if threads:
             torch.set_num_threads(threads)
-        self.scorer = Scorer.load(Path(model), asked=ShardsManifest.read(Path(shards)))
+        asked = ShardsManifest.read(Path(shards))
+        self.scorer: Scorer | EndpointScorer = (
+            EndpointScorer(endpoint, model=endpoint_model, answers=asked.answers, book=asked.book)
+            if endpoint
+            else Scorer.load(Path(model), asked=asked)
+        )
 
     def __call__(self, job: dict[str, Any]) -> dict[str, Any]:
         """Score the trees of `job["source"]` into `job["target"]`; return what it took.
@@ -128,12 +144,11 @@ def read_scores(paths: Sequence[Path]) -> Scored:
 
 def score_here(
     jobs: Sequence[dict[str, Any]],
+    given: dict[str, Any],
     *,
-    model: Path,
-    shards: Path,
     progress: Callable[[dict[str, Any]], None] = lambda _done: None,
 ) -> None:
-    """Score files one after another in this process."""
-    scorer = FileScorer(model=str(model), shards=str(shards), threads=0)
+    """Score files one after another in this process; `given` are arguments of `FileScorer`."""
+    scorer = FileScorer(**given)
     for job in jobs:
         progress(scorer(job))

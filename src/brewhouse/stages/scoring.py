@@ -26,6 +26,12 @@ class ScoringPlan(RayPlan):
     engine: Literal["process", "ray"] = Field(
         default="process", description="`process` scores here; `ray` spreads files over workers"
     )
+    endpoint: str = Field(
+        default="",
+        description="Server of the exported model, up to and with /v1; scored where the engine "
+        "runs if empty",
+    )
+    endpoint_model: str = Field(default="ranker", description="Its name at that server")
     shared: str = Field(
         default="",
         description="Folder that every worker reaches, for a cluster: model and trees are copied "
@@ -96,12 +102,24 @@ def _score(
     progress: Callable[[dict[str, Any]], None],
 ) -> None:
     if plan.engine == "process" or not jobs:
-        score_here(jobs, model=model, shards=shards, progress=progress)
+        given = _scorer(model, shards, plan, threads=0)
+        score_here(jobs, given, progress=progress)
         return
-    given = {"model": str(model), "shards": str(shards), "threads": plan.cpus_per_worker}
+    given = _scorer(model, shards, plan, threads=plan.cpus_per_worker)
     tell(f"scoring {len(jobs)} files with Ray at {plan.address}, {plan.workers} workers")
     for done in spread(FileScorer, given, jobs, plan):
         progress(done)
+
+
+def _scorer(model: Path, shards: Path, plan: ScoringPlan, *, threads: int) -> dict[str, Any]:
+    """Arguments of `FileScorer`."""
+    return {
+        "model": str(model),
+        "shards": str(shards),
+        "threads": threads,
+        "endpoint": plan.endpoint,
+        "endpoint_model": plan.endpoint_model,
+    }
 
 
 def _hand_over(shards: Path, kind: str, model: Path, shared: Path) -> tuple[Path, Path, Path]:
