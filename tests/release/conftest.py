@@ -56,7 +56,9 @@ class House:
         ledger = Ledger(settings.database_uri, signer, clock=self.clock)
         return Release(settings, ledger=ledger, policy=policy or load_approvals("local"))
 
-    def register(self, seed: int = 0, *, passes: bool = True, author: str = "ann") -> Version:
+    def register(
+        self, seed: int = 0, *, passes: bool = True, author: str = "ann", store: str = ""
+    ) -> Version:
         work = self.home / "work" / str(seed)
         results = judged_results(0.0 if passes else 0.2, seed=seed).model_copy(
             update={
@@ -86,7 +88,7 @@ class House:
                 model=MODEL,
                 shards=self.shards,
             ),
-            model_store=str(self.home / "models"),
+            model_store=store or str(self.home / "models"),
             registration_out=work / "registration.json",
             home=str(self.home),
             author=author,
