@@ -283,6 +283,60 @@ def test_text_of_others_is_shown_as_text(house: House, console: Make) -> None:
         assert "&lt;script&gt;alert(1)" in page
 
 
+@pytest.mark.parametrize(
+    "reason", ["a reason\x00 with a hole", "a reason \ud800 that is no text", "x" * 4001]
+)
+def test_reasons_are_text(house: House, console: Make, reason: str) -> None:
+    house.register(1)
+    client = console(actor="bob@x")
+    sent = json.dumps({"act": "approve", "reason": reason, "revision": 3})
+    done = client.post(
+        "/api/v1/versions/1/decisions", content=sent, headers={"content-type": "application/json"}
+    )
+    assert done.status_code == 422
+    if len(reason) > 4000:
+        assert _send(client, _form(client) | {"reason": reason}).status_code == 422
+    assert house.release().version("1").state == "PENDING_APPROVAL"
+
+
+def test_versions_that_cannot_be_are_not_found(house: House, console: Make) -> None:
+    client = console(actor="bob@x")
+    for number in ("%00", "%F0%9F%92%A9", "%ED%A0%80", "x" * 40):
+        assert client.get(f"/api/v1/versions/{number}").status_code == 404
+        assert client.get(f"/versions/{number}").status_code == 404
+        sent = {"act": "approve", "reason": REASON, "revision": 3}
+        assert client.post(f"/api/v1/versions/{number}/decisions", json=sent).status_code == 404
+    outside = console(actor="eve@x", address="192.168.0.9")
+    assert outside.post("/api/v1/versions/%00/decisions", json=sent).status_code == 401
+    assert _last(house)["version"] == "?"
+
+
+def test_an_end_belongs_to_a_waiver_alone(house: House, console: Make) -> None:
+    house.register(1)
+    client = console(actor="bob@x")
+    assert _send(client, _form(client) | {"until": "x" * 999}).status_code == 303
+    assert house.release().version("1").entries[-1].until == ""
+
+
+def test_a_database_that_is_gone_is_told(
+    house: House, console: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sqlalchemy.exc import OperationalError
+
+    house.register(1)
+    client = console(actor="bob@x")
+
+    def gone(*_: object) -> None:
+        raise OperationalError(str(_), {}, Exception("host db.secret refused user brew"))
+
+    monkeypatch.setattr(type(client.app.state.desk.release.ledger), "entries", gone)
+    for path in ("/", "/api/v1/versions", "/readyz"):
+        found = client.get(path)
+        assert found.status_code == 503
+        assert "OperationalError" in found.text
+        assert "secret" not in found.text
+
+
 # Tokens of an identity provider
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -81,6 +83,7 @@ def create_app(config: ConsoleConfig, release: Release) -> FastAPI:
     app.add_exception_handler(BrewhouseError, _told)
     app.add_exception_handler(RequestValidationError, _misunderstood)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(SQLAlchemyError, _unreachable)
     return app
 
 
@@ -120,8 +123,6 @@ def _healthy() -> PlainTextResponse:
 
 def _ready(request: Request) -> PlainTextResponse:
     """Ledger and registry answer."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     release = request.app.state.desk.release
     try:
         release.champion()
@@ -151,6 +152,13 @@ async def _told(request: Request, error: Exception) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if code == 401 else {}
     kind = type(error).__name__
     return _answer(request, code, kind, str(error), **headers)
+
+
+async def _unreachable(request: Request, error: Exception) -> Response:
+    # The kind alone: a driver's message may hold the database's address and user.
+    logging.getLogger(__name__).error("database: %s", type(error).__name__)
+    message = f"the decisions database does not answer ({type(error).__name__}); try again"
+    return _answer(request, 503, "RegistryError", message)
 
 
 async def _misunderstood(request: Request, error: Exception) -> Response:

@@ -135,6 +135,9 @@ class ByToken:
             msg = f"the token is not accepted: {type(error).__name__}"
             raise UnknownActorError(msg, claimed=nobody) from error
         name = str(claims[self.given.claim])
+        if not name.strip() or not name.isprintable():
+            msg = f"the token's claim {self.given.claim} is no name"
+            raise UnknownActorError(msg, claimed=nobody)
         if self.given.claim == "email" and claims.get("email_verified") is False:
             msg = f"the provider has not verified the address {name}"
             raise UnknownActorError(msg, claimed=Actor(name=name, via="oidc"))

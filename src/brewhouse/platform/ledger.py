@@ -118,6 +118,7 @@ class Ledger:
             "reason": reason[:500],
             "address": address,
         }
+        row = {name: _text(value) for name, value in row.items()}
         with self._writing() as connection:
             connection.execute(_table("refusals").insert().values(row))
 
@@ -217,6 +218,11 @@ def _table(name: str) -> Any:
 
 
 _TABLES: dict[str, Any] = {}
+
+
+def _text(value: str) -> str:
+    """What strangers send, as text that every database takes."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "?")
 
 
 def _read(connection: Connection, model: str = "", version: str = "") -> list[Entry]:

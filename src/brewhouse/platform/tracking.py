@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -169,24 +170,34 @@ class Registry:
             raise RegistryError(msg) from error
 
     def versions(self, name: str) -> dict[str, RegistryVersion]:
-        """All versions of a model by number; none if there is no such model."""
+        """All versions of a model by number; none if there is no such model.
+
+        Raises:
+            RegistryError: MLflow does not answer.
+        """
         found: dict[str, RegistryVersion] = {}
         page = None
         while True:
-            listed = self.client.search_model_versions(
-                f"name = '{name}'", max_results=1000, page_token=page
-            )
+            with _reached(self.uri):
+                listed = self.client.search_model_versions(
+                    f"name = '{name}'", max_results=1000, page_token=page
+                )
             found |= {str(v.version): _version(v) for v in listed}
             page = listed.token
             if not page:
                 return found
 
     def runs(self, experiment: str, limit: int) -> list[RunRecord]:
-        """Newest runs of an experiment; none if there is no such experiment."""
-        known = self.client.get_experiment_by_name(experiment)
-        if known is None:
-            return []
-        listed = self.client.search_runs([known.experiment_id], max_results=limit)
+        """Newest runs of an experiment; none if there is no such experiment.
+
+        Raises:
+            RegistryError: MLflow does not answer.
+        """
+        with _reached(self.uri):
+            known = self.client.get_experiment_by_name(experiment)
+            if known is None:
+                return []
+            listed = self.client.search_runs([known.experiment_id], max_results=limit)
         return [
             RunRecord(
                 run_id=run.info.run_id,
@@ -215,6 +226,17 @@ class Registry:
             return str(self.client.get_model_version_by_alias(name, alias).version)
         except MlflowException:
             return ""
+
+
+@contextmanager
+def _reached(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        msg = f"MLflow at {uri}: {error.message}; check the tracking URI and the server"
+        raise RegistryError(msg) from error
 
 
 def _version(found: Any) -> RegistryVersion:

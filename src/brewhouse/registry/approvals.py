@@ -16,6 +16,7 @@ from brewhouse.registry.entries import Entry
 from brewhouse.registry.lifecycle import Act
 
 ANYONE = "*"
+REASON_MAX = 4000
 ROLE_OF = {
     Act.APPROVE: "approver",
     Act.REJECT: "approver",
@@ -103,8 +104,11 @@ class ApprovalPolicy(Strict):
         """Refuse a decision without a reason.
 
         Raises:
-            ConfigError: It is too short.
+            ConfigError: It is too short, too long, or holds what is no text.
         """
+        if len(reason) > REASON_MAX or not all(c.isprintable() or c in "\n\r\t" for c in reason):
+            msg = f"a reason is text of at most {REASON_MAX} characters, got {len(reason)}"
+            raise ConfigError(msg)
         if len(reason.strip()) < self.reason_min:
             msg = (
                 f"{act.value} needs a reason of at least {self.reason_min} characters, got "

@@ -74,7 +74,8 @@ class Release:
         Raises:
             UnknownVersionError: There is none.
         """
-        history = self.ledger.entries(self.model, number)
+        # A database may not take what is no text; no version is called so either.
+        history = self.ledger.entries(self.model, number) if number.isprintable() else []
         if not history:
             known = sorted({e.version for e in self.ledger.entries(self.model)}, key=_order)
             msg = f"{self.model} has no version {number}; it has {', '.join(known) or 'none'}"
@@ -191,7 +192,9 @@ class Release:
                 raise TamperError("; ".join(findings))
             if act is Act.WAIVE:
                 self.policy.check_until(until, self.ledger.clock().date())
-            draft = self._draft(version, act, actor.name, role, reason=reason.strip(), until=until)
+            draft = self._draft(version, act, actor.name, role, reason=reason.strip())
+            if act is Act.WAIVE:
+                draft = replace(draft, until=until)
             self._write(replace(draft, revision=version.revision if revision is None else revision))
         except (PermissionDenied, LifecycleError, TamperError) as error:
             self.ledger.refuse(
@@ -311,9 +314,7 @@ class Release:
 
     # Writing
 
-    def _draft(
-        self, version: Version, act: Act, actor: str, role: str, *, reason: str, until: str = ""
-    ) -> Draft:
+    def _draft(self, version: Version, act: Act, actor: str, role: str, *, reason: str) -> Draft:
         first = version.entries[0]
         return Draft(
             act=act,
@@ -323,7 +324,6 @@ class Release:
             role=role,
             revision=version.revision,
             reason=reason,
-            until=until,
             artifact=first.artifact,
             results=first.results,
             verdict=first.verdict,
