@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from brewhouse.platform.migrations.append_only import append_only
+
 revision = "0001"
 down_revision = None
 
@@ -53,26 +55,7 @@ def upgrade() -> None:
         ),
     )
     for table in TABLES:
-        _append_only(table)
-
-
-def _append_only(table: str) -> None:
-    told = f"{table} is append-only"
-    if op.get_bind().dialect.name == "sqlite":
-        for verb in ("UPDATE", "DELETE"):
-            op.execute(
-                f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{told}'); END"
-            )
-        return
-    op.execute(
-        f"CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        f"$$ BEGIN RAISE EXCEPTION '{told}'; END $$"
-    )
-    op.execute(
-        f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_is_append_only()"
-    )
+        append_only(table)
 
 
 def downgrade() -> None:

@@ -1,0 +1,308 @@
+"""Windows, evaluations, incidents and triggers in the database of decisions; rows are only added.
+
+A window is written once with all that follows from it, in one transaction: a monitor that is run
+again, or dies anywhere, changes nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from brewhouse.drift.decision import Context, Evaluation, State, decide
+from brewhouse.drift.incidents import Change, Incident, Status, Step, reconcile, step
+from brewhouse.drift.policy import DriftPolicy, Severity
+from brewhouse.drift.signals import Window
+from brewhouse.errors import DataError, RegistryError
+from brewhouse.files import canonical_json, sha256_json
+from brewhouse.platform.database import Database
+from brewhouse.platform.ledger import now
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+MONITOR = "monitor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """An incident with its number."""
+
+    number: int
+    incident: Incident
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """A reasoned order to train again; `run` is empty until a run was started for it."""
+
+    trigger: str
+    version: str
+    window: tuple[date, date]
+    reason: str
+    run: str = ""
+
+
+class DriftLog:
+    """What the monitor knows of one registered model."""
+
+    def __init__(
+        self, database: Database, model: str, *, clock: Callable[[], datetime] = now
+    ) -> None:
+        self.database, self.model, self.clock = database, model, clock
+
+    # Reading
+
+    def windows(self, version: str) -> list[Window]:
+        """Windows of a version, oldest first."""
+        with self.database.reading() as connection:
+            return self._windows(connection, version)
+
+    def evaluations(self, version: str = "") -> list[dict[str, Any]]:
+        """Every evaluation, fired or not, oldest first."""
+        with self.database.reading() as connection:
+            rows = self._rows(connection, "drift_evaluations", version=version)
+            return [json.loads(row["body"]) for row in rows]
+
+    def incidents(self, version: str = "", *, live: bool = True) -> list[Kept]:
+        """Incidents as they stand, oldest first.
+
+        Args:
+            version: Of one version; of all if empty.
+            live: Only those that are not resolved.
+        """
+        with self.database.reading() as connection:
+            return self._incidents(connection, version, live=live)
+
+    def triggers(self) -> list[Trigger]:
+        """Orders to train again, oldest first."""
+        with self.database.reading() as connection:
+            runs = self._runs(connection)
+            return [
+                Trigger(
+                    trigger=row["trigger_id"],
+                    version=row["version"],
+                    window=(_day(row["window_start"]), _day(row["window_end"])),
+                    reason=row["reason"],
+                    run=runs.get(row["trigger_id"], ""),
+                )
+                for row in self._rows(connection, "triggers")
+            ]
+
+    # Writing
+
+    def take(self, window: Window, policy: DriftPolicy, *, candidate: str = "") -> Evaluation:
+        """Judge a window and write down what follows; one that is there is judged as it was.
+
+        Args:
+            window: Measured.
+            policy: How it is judged.
+            candidate: Version that waits for a person.
+
+        Raises:
+            DataError: A later window was judged before, or this one was measured otherwise.
+        """
+        with self.database.writing() as connection:
+            earlier = self._windows(connection, window.version)
+            known = next(
+                (w for w in earlier if (w.start, w.end) == (window.start, window.end)), None
+            )
+            if known is not None and known != window:
+                msg = (
+                    f"window {window.start} to {window.end} of version {window.version} was "
+                    "measured before with other numbers; a window is measured once its data are in"
+                )
+                raise DataError(msg)
+            if known is None and earlier and earlier[-1].end > window.start:
+                msg = (
+                    f"window {window.start} to {window.end} of version {window.version} begins "
+                    f"before {earlier[-1].end}, to which it was judged; windows come in order"
+                )
+                raise DataError(msg)
+            before = [w for w in earlier if w.end <= window.start]
+            context = Context(candidate=candidate, retrains=self._retrains(connection, window))
+            evaluation, _ = decide(policy, window, _state(policy, before), context)
+            if known is not None:
+                return evaluation
+            self._add(connection, "drift_windows", window, body=window.model_dump_json())
+            self._write(connection, window, evaluation)
+        return evaluation
+
+    def act(
+        self, number: int, what: Step, *, actor: str, reason: str, until: date | None = None
+    ) -> Kept:
+        """Do a step to an incident.
+
+        Raises:
+            RegistryError: There is no such incident.
+            LifecycleError: It is not in a status for this step.
+        """
+        with self.database.writing() as connection:
+            found = {k.number: k for k in self._incidents(connection, "", live=False)}
+            if number not in found:
+                known = ", ".join(str(n) for n in sorted(found)) or "none"
+                msg = f"there is no incident {number}; there are {known}"
+                raise RegistryError(msg)
+            after = step(found[number].incident, what, until=until)
+            self._step(connection, number, what, after, actor=actor, reason=reason)
+            return Kept(number=number, incident=after)
+
+    def started(self, trigger: str, run: str) -> str:
+        """Note the run that a trigger started; the first one stands, and is returned."""
+        with self.database.writing() as connection:
+            if known := self._runs(connection).get(trigger):
+                return known
+            self._insert(connection, "trigger_runs", trigger_id=trigger, run_id=run)
+        return run
+
+    def _write(self, connection: Connection, window: Window, evaluation: Evaluation) -> None:
+        body = canonical_json(_plain_evaluation(evaluation))
+        self._add(
+            connection,
+            "drift_evaluations",
+            window,
+            policy=evaluation.policy,
+            outcome=evaluation.outcome.value,
+            body=body,
+        )
+        standing = self._incidents(connection, window.version, live=True)
+        numbers = {k.incident.key: k.number for k in standing}
+        following = max((k.number for k in self._incidents(connection, "", live=False)), default=0)
+        today = self.clock().date()
+        for change in reconcile([k.incident for k in standing], evaluation, today=today):
+            number = numbers.get(change.after.key, 0)
+            if change.step is Step.OPEN:
+                following += 1
+                number = following
+            self._changed(connection, number, change)
+        if evaluation.trigger:
+            key = [self.model, window.version, str(window.start), str(window.end)]
+            self._add(
+                connection,
+                "triggers",
+                window,
+                trigger_id=f"drift-{sha256_json(key)[:12]}",
+                policy=evaluation.policy,
+                reason=evaluation.trigger,
+            )
+
+    def _changed(self, connection: Connection, number: int, change: Change) -> None:
+        reason = {
+            Step.OPEN: change.after.reason,
+            Step.RESOLVE: "the signal is calm again",
+            Step.RENEW: "the snooze has ended and the signal is open still",
+        }[change.step]
+        self._step(connection, number, change.step, change.after, actor=MONITOR, reason=reason)
+
+    def _step(
+        self,
+        connection: Connection,
+        number: int,
+        what: Step,
+        after: Incident,
+        *,
+        actor: str,
+        reason: str,
+    ) -> None:
+        self._insert(
+            connection,
+            "incident_steps",
+            incident=number,
+            model=self.model,
+            version=after.version,
+            signal=after.key,
+            step=what.value,
+            status=after.status.value,
+            severity=after.severity.value,
+            opened=str(after.opened),
+            until=str(after.until or ""),
+            actor=actor,
+            reason=reason,
+        )
+
+    # Rows
+
+    def _windows(self, connection: Connection, version: str) -> list[Window]:
+        rows = self._rows(connection, "drift_windows", version=version)
+        found = [Window.model_validate_json(row["body"]) for row in rows]
+        return sorted(found, key=lambda w: w.start)
+
+    def _incidents(self, connection: Connection, version: str, *, live: bool) -> list[Kept]:
+        found: dict[int, Kept] = {}
+        for row in self._rows(connection, "incident_steps", version=version):
+            number = int(row["incident"])
+            opened = found[number].incident.reason if number in found else row["reason"]
+            incident = Incident(
+                version=row["version"],
+                key=row["signal"],
+                severity=Severity(row["severity"]),
+                status=Status(row["status"]),
+                opened=_day(row["opened"]),
+                reason=opened,
+                until=_day(row["until"]) if row["until"] else None,
+            )
+            found[number] = Kept(number=number, incident=incident)
+        kept = [found[number] for number in sorted(found)]
+        return [k for k in kept if not (live and k.incident.status is Status.RESOLVED)]
+
+    def _retrains(self, connection: Connection, window: Window) -> tuple[date, ...]:
+        """Days of triggers from windows before this one: judging again finds what was then."""
+        rows = self._rows(connection, "triggers")
+        days = [_day(row["window_end"]) for row in rows]
+        return tuple(day for day in days if day < window.end)
+
+    def _rows(
+        self, connection: Connection, table: str, *, version: str = ""
+    ) -> list[dict[str, Any]]:
+        from sqlalchemy import text
+
+        query = f"SELECT * FROM {table} WHERE model = :model"
+        query += " AND version = :version" if version else ""
+        given = {"model": self.model} | ({"version": version} if version else {})
+        rows = connection.execute(text(f"{query} ORDER BY id"), given)
+        return [dict(row._mapping) for row in rows]
+
+    def _runs(self, connection: Connection) -> dict[str, str]:
+        from sqlalchemy import text
+
+        rows = connection.execute(text("SELECT trigger_id, run_id FROM trigger_runs"))
+        return {row.trigger_id: row.run_id for row in rows}
+
+    def _add(self, connection: Connection, table: str, window: Window, **values: str) -> None:
+        self._insert(
+            connection,
+            table,
+            model=self.model,
+            version=window.version,
+            window_start=str(window.start),
+            window_end=str(window.end),
+            **values,
+        )
+
+    def _insert(self, connection: Connection, table: str, **values: Any) -> None:
+        from sqlalchemy import column, insert
+        from sqlalchemy import table as named
+
+        row = {"at": self.clock().isoformat(timespec="microseconds")} | values
+        connection.execute(insert(named(table, *(column(name) for name in row))).values(row))
+
+
+def _state(policy: DriftPolicy, windows: Sequence[Window]) -> State:
+    """What earlier windows leave: judged anew, so that a changed policy counts from the start."""
+    state: State = {}
+    for window in windows:
+        _, state = decide(policy, window, state, Context())
+    return state
+
+
+def _plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    found = asdict(evaluation)
+    found["window"] = [str(day) for day in evaluation.window]
+    return found
+
+
+def _day(text: str) -> date:
+    return date.fromisoformat(text)
