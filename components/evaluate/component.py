@@ -16,6 +16,7 @@ def evaluate(
     oracle: dsl.Input[dsl.Dataset],
     results: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    reference: dsl.Output[dsl.Dataset],
 ):
     """Compute metrics with intervals, slices, checks and the report.
 
@@ -30,6 +31,7 @@ def evaluate(
         oracle: True probabilities, if the world is simulated.
         results: results.json.
         report: Self-contained HTML.
+        reference: What drift of this model is measured against.
     """
     from pathlib import Path
 
@@ -47,4 +49,5 @@ def evaluate(
         publish_to=publish_to,
         results_out=Path(results.path),
         report_out=Path(report.path),
+        reference_out=Path(reference.path),
     )

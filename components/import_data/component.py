@@ -10,6 +10,7 @@ def import_data(
     source: str,
     preset: str,
     seed: int,
+    until: str,
     publish_to: str,
     snapshot: dsl.Output[dsl.Dataset],
     oracle: dsl.Output[dsl.Dataset],
@@ -21,6 +22,7 @@ def import_data(
         source: Folder with the domain's files; empty to simulate.
         preset: Size of the simulated world; empty to import.
         seed: Seed of simulation and of sampled negatives.
+        until: Leave out what the log learned later, ISO 8601 in UTC; empty for all of it.
         publish_to: Folder or URI that collects the run's evidence.
         snapshot: Content-addressed snapshot.
         oracle: True probabilities of a simulated world, for evaluation alone; else empty.
@@ -34,6 +36,7 @@ def import_data(
         source=source,
         preset=preset,
         seed=int(seed),
+        until=until,
         publish_to=publish_to,
         snapshot_out=Path(snapshot.path),
         oracle_out=Path(oracle.path),

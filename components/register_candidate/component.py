@@ -11,12 +11,16 @@ def register_candidate(
     tracking_uri: str,
     model_store: str,
     author: str,
+    trigger: str,
+    trigger_window: str,
+    trigger_reason: str,
     publish_to: str,
     results: dsl.Input[dsl.Artifact],
     verdict: dsl.Input[dsl.Artifact],
     report: dsl.Input[dsl.HTML],
     model: dsl.Input[dsl.Model],
     shards: dsl.Input[dsl.Dataset],
+    reference: dsl.Input[dsl.Dataset],
     registration: dsl.Output[dsl.Artifact],
 ):
     """Create a model version with its dossier; after a PASS it waits for a person's approval.
@@ -27,12 +31,16 @@ def register_candidate(
         tracking_uri: MLflow; that of home or environment if empty.
         model_store: Folder or URI that keeps versions.
         author: Who started the run.
+        trigger: Drift trigger that the run answers; empty for a run of a person.
+        trigger_window: Days of the window that it came from.
+        trigger_reason: Why.
         publish_to: Folder or URI that collects the run's evidence.
         results: results.json.
         verdict: verdict.json of those results.
         report: Report with the verdict.
         model: Ranker.
         shards: Test trees, of which a few are kept to check the model by.
+        reference: What drift of the model is measured against.
         registration: Name, version and state.
     """
     from pathlib import Path
@@ -49,12 +57,14 @@ def register_candidate(
             report=Path(report.path),
             model=Path(model.path),
             shards=Path(shards.path),
+            reference=Path(reference.path),
             lineage=lineage if lineage.is_file() else None,
         ),
         home=home,
         tracking_uri=tracking_uri,
         model_store=model_store,
         author=author,
+        trigger={"id": trigger, "window": trigger_window, "reason": trigger_reason},
         publish_to=publish_to,
         registration_out=Path(registration.path),
     )

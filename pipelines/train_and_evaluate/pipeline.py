@@ -29,6 +29,7 @@ def train_and_evaluate(
     source: str = "",
     preset: str = "",
     train_end: str = "",
+    until: str = "",
     seed: int = 7,
     model: str = "tiny",
     tasks: str = "",
@@ -48,6 +49,9 @@ def train_and_evaluate(
     model_store: str = "models",
     home: str = "",
     author: str = "",
+    trigger: str = "",
+    trigger_window: str = "",
+    trigger_reason: str = "",
     publish_to: str = "",
 ):
     """Train and judge one candidate.
@@ -57,6 +61,7 @@ def train_and_evaluate(
         source: Folder with the domain's files; empty to simulate.
         preset: Size of the simulated world; empty to import.
         train_end: End of training, YYYY-MM-DD; empty for the domain's default.
+        until: Leave out what the log learned later, ISO 8601 in UTC; empty for all of it.
         seed: Seed of everything random.
         model: Size trained from scratch, or folder or hub id of a model.
         tasks: Comma-separated task names; empty for all.
@@ -76,6 +81,9 @@ def train_and_evaluate(
         model_store: Folder or URI that keeps registered versions.
         home: Folder of registry, ledger and keys; in a cluster secrets name them.
         author: Who started the run.
+        trigger: Drift trigger that this run answers; empty for a run of a person.
+        trigger_window: Days of the window that it came from.
+        trigger_reason: Why.
         publish_to: Folder or URI that collects the run's evidence.
     """
     ending = report_status(publish_to=publish_to)
@@ -87,6 +95,7 @@ def train_and_evaluate(
                 source=source,
                 preset=preset,
                 seed=seed,
+                until=until,
                 publish_to=publish_to,
             ),
             cpu="2",
@@ -191,12 +200,16 @@ def train_and_evaluate(
                 tracking_uri=tracking_uri,
                 model_store=model_store,
                 author=author,
+                trigger=trigger,
+                trigger_window=trigger_window,
+                trigger_reason=trigger_reason,
                 publish_to=publish_to,
                 results=judged.outputs["results"],
                 verdict=decided.outputs["verdict"],
                 report=decided.outputs["report"],
                 model=trained.outputs["model"],
                 shards=told.outputs["shards"],
+                reference=judged.outputs["reference"],
             ),
             cpu="1",
             memory="4Gi",

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from brewhouse import __version__, offline
-from brewhouse.cli import data, gate, pipeline, release, runs, score, serve, studies, tasks
+from brewhouse.cli import data, drift, gate, pipeline, release, runs, score, serve, studies, tasks
 from brewhouse.errors import BrewhouseError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.add_typer(gate.app, name="gate")
 app.add_typer(studies.app, name="studies")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(release.app, name="ledger")
+app.add_typer(drift.app, name="drift")
 for _command in (
     release.candidates,
     release.show,

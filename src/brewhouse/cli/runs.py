@@ -43,9 +43,11 @@ def run(
     from brewhouse.domains.loader import BUILT_IN, load_domain
     from brewhouse.errors import ConfigError
     from brewhouse.evaluation.results import Results
+    from brewhouse.files import write_json
     from brewhouse.gates.policy import load_policy
     from brewhouse.platform.pipelines import LocalRun, run_local
     from brewhouse.platform.tracking import local_uri
+    from brewhouse.release.retraining import ARGUMENTS
     from brewhouse.release.settings import whoami
     from brewhouse.stages.common import TOLD, make_split, run_key
     from brewhouse.stages.gating import NO_CHAMPION
@@ -84,6 +86,7 @@ def run(
         Results.read(Path(champion))
     named = [Path(p).resolve() for p in (source, champion, policy) if p and Path(p).exists()]
     key = run_key(arguments, [*named, folder.path])
+    write_json(out / ARGUMENTS, arguments)
     run_local(
         "train_and_evaluate",
         arguments | {"publish_to": str(_evidence_folder(out, key))},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from brewhouse.data.schema import (
+    TIMESTAMP,
     conform,
     interactions_schema,
     items_schema,
@@ -34,6 +36,7 @@ def import_source(
     target: Path,
     *,
     seed: int = 0,
+    until: datetime | None = None,
     progress: Progress = lambda _: None,
 ) -> Snapshot:
     """Import a source folder into a snapshot at `target`.
@@ -43,6 +46,7 @@ def import_source(
         source: Folder with those files.
         target: Snapshot folder to write; nothing is written if anything fails.
         seed: Seed of negative sampling.
+        until: Leave out what the log learned later; aware.
         progress: Called with a line at the start of each step.
 
     Raises:
@@ -51,6 +55,8 @@ def import_source(
     """
     files = _find_files(domain, source)
     tables = _map_tables(domain, files, progress)
+    if until is not None:
+        tables["interactions"] = _known_by(tables["interactions"], until)
     policies: list[dict[str, Any]] = []
     for number, policy in enumerate(domain.source.negatives):
         progress(f"drawing negatives for {policy.surface}")
@@ -72,6 +78,7 @@ def import_source(
         "domain_version": domain.version,
         "negatives": policies,
         "seed": seed,
+        "until": until.isoformat() if until else "",
     }
     return write_snapshot(target, tables, domain=domain.name, provenance=provenance)
 
@@ -85,6 +92,15 @@ def read_oracle(domain: Domain, source: Path) -> pa.Table | None:
         return None
     table = pa.concat_tables([pq.read_table(path) for path in paths])
     return conform(table, oracle_schema(), name="oracle")
+
+
+def _known_by(log: pa.Table, until: datetime) -> pa.Table:
+    known = pc.less_equal(log.column("created_at"), pa.scalar(until, TIMESTAMP))
+    found = log.filter(known)
+    if not len(found):
+        msg = f"the log knows nothing by {until:%Y-%m-%d %H:%M}; give a later `until`"
+        raise DataError(msg)
+    return found
 
 
 def _find_files(domain: Domain, source: Path) -> dict[str, list[Path]]:

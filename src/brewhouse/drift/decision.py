@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from brewhouse.drift.policy import DriftPolicy, EffectRule, FallRule, Severity
 from brewhouse.drift.sequential import Detector, between_windows, surprise
-from brewhouse.drift.signals import Signal, Window
+from brewhouse.drift.signals import Kind, Signal, Window
 
 QUARTER = timedelta(days=91)
 ONE_SIDED_95 = 1.645
@@ -78,10 +78,12 @@ class Context:
     Attributes:
         candidate: Version that waits for a person; empty if none does.
         retrains: Days on which a retraining was ordered.
+        dismissed: How many incidents of a signal, by key, were called noise.
     """
 
     candidate: str = ""
     retrains: tuple[date, ...] = ()
+    dismissed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def decide(
     first = [s for s in window.signals if s.kind in policy.inhibited_by]
     rest = [s for s in window.signals if s.kind not in policy.inhibited_by]
     for signal in first:
-        one, watches[signal.key] = _judge(policy, signal, watches.get(signal.key, Watch()))
+        one, watches[signal.key] = _judge(policy, signal, watches.get(signal.key, Watch()), context)
         told.append(one)
     causes = [one.key for one in told if one.finding is Finding.OPEN]
     for signal in rest:
@@ -139,7 +141,7 @@ def decide(
             reason = f"not judged while {', '.join(causes)} stands"
             told.append(_told(signal, Finding.INHIBITED, reason))
             continue
-        one, watches[signal.key] = _judge(policy, signal, watches.get(signal.key, Watch()))
+        one, watches[signal.key] = _judge(policy, signal, watches.get(signal.key, Watch()), context)
         told.append(one)
     asking = [one for one in told if one.finding is Finding.OPEN and one.retrain]
     held = _held(policy, window.end, context) if asking else []
@@ -158,12 +160,27 @@ def decide(
     return evaluation, watches
 
 
-def _judge(policy: DriftPolicy, signal: Signal, watch: Watch) -> tuple[Told, Watch]:
-    rule = policy.rule(signal)
-    if rule is None:
+def _judge(
+    policy: DriftPolicy, signal: Signal, watch: Watch, context: Context
+) -> tuple[Told, Watch]:
+    found = policy.rule(signal)
+    if found is None:
         return _told(signal, Finding.RECORDED, "no rule is about it"), watch
-    if signal.n < policy.least_rows:
-        reason = f"{signal.n} rows, {policy.least_rows} are needed"
+    times = context.dismissed.get(signal.key, 0)
+    rule = found.raised(times)
+    told, after = _judge_by(policy, rule, signal, watch)
+    if times:
+        told = replace(told, reason=f"{told.reason}; raised after {times} dismissed as noise")
+    return told, after
+
+
+def _judge_by(
+    policy: DriftPolicy, rule: EffectRule | FallRule, signal: Signal, watch: Watch
+) -> tuple[Told, Watch]:
+    # Too few rows in all are what signals of data are about.
+    whole = signal.kind is Kind.DATA and not signal.surface
+    if signal.n < policy.least_rows and not whole:
+        reason = str(signal.detail.get("why") or f"{signal.n} rows, {policy.least_rows} are needed")
         return _told(signal, Finding.FEW_ROWS, reason), watch
     if isinstance(rule, EffectRule):
         return _judge_effect(rule, signal, watch)
@@ -173,7 +190,8 @@ def _judge(policy: DriftPolicy, signal: Signal, watch: Watch) -> tuple[Told, Wat
 def _judge_effect(rule: EffectRule, signal: Signal, watch: Watch) -> tuple[Told, Watch]:
     effect = signal.effect
     if effect is None or not math.isfinite(effect):
-        return _told(signal, Finding.FEW_ROWS, "no effect could be computed"), watch
+        reason = str(signal.detail.get("why") or "no effect could be computed")
+        return _told(signal, Finding.FEW_ROWS, reason), watch
     above, below = effect >= rule.above, effect < rule.clear
     watch = replace(
         watch,
@@ -186,6 +204,8 @@ def _judge_effect(rule: EffectRule, signal: Signal, watch: Watch) -> tuple[Told,
     finding = Finding.OPEN if opened else Finding.OVER if above else Finding.CALM
     reason = f"{signal.key} {effect:.3f} on {signal.n:,} rows; {rule.above:g} for {rule.windows}"
     reason += " windows opens an incident"
+    if signal.detail:
+        reason += f" ({', '.join(f'{k}: {v}' for k, v in sorted(signal.detail.items()))})"
     return _told(signal, finding, reason, rule), watch
 
 

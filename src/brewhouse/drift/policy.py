@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from fnmatch import fnmatch
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,11 @@ class Severity(StrEnum):
     PAGE = "page"
 
 
+RAISED = 1.25
+"""By how much each dismissal of an incident as noise raises what its signal must exceed."""
+MOST_RAISED = 2.0
+
+
 class EffectRule(Strict):
     """An effect above its threshold for some windows one after another.
 
@@ -36,6 +42,11 @@ class EffectRule(Strict):
     windows: int = Field(default=2, ge=1, description="Windows one after another")
     severity: Severity = Severity.TICKET
     retrain: bool = Field(default=False, description="Whether it may order a retraining")
+
+    def raised(self, times: int) -> EffectRule:
+        """The rule after so many of its incidents were dismissed as noise."""
+        factor = min(MOST_RAISED, RAISED**times)
+        return self.model_copy(update={"above": self.above * factor, "clear": self.clear * factor})
 
 
 class FallRule(Strict):
@@ -58,8 +69,41 @@ class FallRule(Strict):
     severity: Severity = Severity.PAGE
     retrain: bool = True
 
+    def raised(self, times: int) -> FallRule:
+        """The rule after so many of its incidents were dismissed as noise."""
+        factor = min(MOST_RAISED, RAISED**times)
+        return self.model_copy(update={"tolerated": self.tolerated * factor})
+
 
 Rule = Annotated[EffectRule | FallRule, Field(discriminator="kind")]
+
+
+class InputMethods(Strict):
+    """How Evidently compares inputs of a window with those of the reference; never by its defaults.
+
+    Both distances are effects: 0 for the same, whatever the number of rows.
+    """
+
+    numeric: Literal["wasserstein", "jensenshannon", "hellinger"] = Field(
+        default="wasserstein", description="Wasserstein is in standard deviations of the reference"
+    )
+    categorical: Literal["jensenshannon", "hellinger"] = Field(default="jensenshannon")
+    sample: int = Field(default=5000, ge=200, description="Rows at most of either side")
+    most_values: int = Field(
+        default=50, ge=2, description="Text columns with more values are not compared"
+    )
+
+
+class Economics(Strict):
+    """What a retraining costs and what the metric is worth, in one unit of the owner's choice."""
+
+    retrain_cost: float = Field(default=1.0, gt=0, description="Of one retraining")
+    auc_week: float = Field(
+        default=20.0, ge=0, description="Of 1.0 mean AUC for a week; at 20, .01 is worth .2 a week"
+    )
+    margin: float = Field(
+        default=0.01, gt=0, description="Fall of the mean AUC that the gate would not let pass"
+    )
 
 
 class DriftPolicy(Strict):
@@ -67,6 +111,15 @@ class DriftPolicy(Strict):
 
     name: str
     version: int = Field(ge=1)
+    window_days: int = Field(default=7, ge=1, description="Days of a window, judged as one")
+    maturity_days: int = Field(
+        default=3, ge=0, description="Days after which the label of a row shown is final"
+    )
+    sessions_per_day: int = Field(
+        default=300, ge=1, description="Sessions scored again of each day, drawn by a hash"
+    )
+    inputs: InputMethods = InputMethods()
+    economics: Economics = Economics()
     warm_up_windows: int = Field(
         default=4, ge=2, description="First windows of a version: measured, never judged"
     )
@@ -89,12 +142,17 @@ class DriftPolicy(Strict):
         return next((r for r in self.rules if fnmatch(signal.key, r.signal)), None)
 
 
-def load_drift_policy(name: str, folder: Path) -> DriftPolicy:
+def load_drift_policy(name: str, folder: Path | None = None) -> DriftPolicy:
     """Load a policy by name from a folder, or from a YAML file.
+
+    Args:
+        name: Name, or path of a YAML file.
+        folder: Where named ones are; those that come with the project if None.
 
     Raises:
         ConfigError: There is none, or it has mistakes.
     """
+    folder = folder or Path(str(files("brewhouse.monitoring") / "policies"))
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))

@@ -7,6 +7,7 @@ again, or dies anywhere, changes nothing twice.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -60,6 +61,21 @@ class DriftLog:
         """Windows of a version, oldest first."""
         with self.database.reading() as connection:
             return self._windows(connection, version)
+
+    def newest(self) -> dict[str, tuple[Window, datetime]]:
+        """Newest window of each version, and when it was judged."""
+        with self.database.reading() as connection:
+            found: dict[str, tuple[Window, datetime]] = {}
+            for row in self._rows(connection, "drift_windows"):
+                window = Window.model_validate_json(row["body"])
+                found[window.version] = (window, datetime.fromisoformat(row["at"]))
+            return found
+
+    def steps(self, number: int) -> list[dict[str, Any]]:
+        """What was done to an incident, oldest first."""
+        with self.database.reading() as connection:
+            rows = self._rows(connection, "incident_steps")
+            return [row for row in rows if int(row["incident"]) == number]
 
     def evaluations(self, version: str = "") -> list[dict[str, Any]]:
         """Every evaluation, fired or not, oldest first."""
@@ -123,8 +139,14 @@ class DriftLog:
                 )
                 raise DataError(msg)
             before = [w for w in earlier if w.end <= window.start]
-            context = Context(candidate=candidate, retrains=self._retrains(connection, window))
-            evaluation, _ = decide(policy, window, _state(policy, before), context)
+            dismissed = self._dismissed(connection)
+            context = Context(
+                candidate=candidate,
+                retrains=self._retrains(connection, window),
+                dismissed=_before(dismissed, window),
+            )
+            state = _state(policy, before, dismissed)
+            evaluation, _ = decide(policy, window, state, context)
             if known is not None:
                 return evaluation
             self._add(connection, "drift_windows", window, body=window.model_dump_json())
@@ -149,6 +171,25 @@ class DriftLog:
             after = step(found[number].incident, what, until=until)
             self._step(connection, number, what, after, actor=actor, reason=reason)
             return Kept(number=number, incident=after)
+
+    def order(self, version: str, day: date, *, actor: str, reason: str) -> str:
+        """Order a retraining as a person; return its trigger. One a person and day."""
+        trigger = f"order-{sha256_json([self.model, version, str(day), actor])[:12]}"
+        with self.database.writing() as connection:
+            known = {row["trigger_id"] for row in self._rows(connection, "triggers")}
+            if trigger not in known:
+                self._insert(
+                    connection,
+                    "triggers",
+                    model=self.model,
+                    version=version,
+                    window_start=str(day),
+                    window_end=str(day),
+                    trigger_id=trigger,
+                    policy=f"ordered by {actor}",
+                    reason=reason,
+                )
+        return trigger
 
     def started(self, trigger: str, run: str) -> str:
         """Note the run that a trigger started; the first one stands, and is returned."""
@@ -248,6 +289,15 @@ class DriftLog:
         kept = [found[number] for number in sorted(found)]
         return [k for k in kept if not (live and k.incident.status is Status.RESOLVED)]
 
+    def _dismissed(self, connection: Connection) -> list[tuple[str, date]]:
+        """Signals of incidents that were called noise, and when those had opened."""
+        rows = self._rows(connection, "incident_steps")
+        return [
+            (row["signal"], _day(row["opened"]))
+            for row in rows
+            if row["step"] == Step.DISMISS.value
+        ]
+
     def _retrains(self, connection: Connection, window: Window) -> tuple[date, ...]:
         """Days of triggers from windows before this one: judging again finds what was then."""
         rows = self._rows(connection, "triggers")
@@ -290,12 +340,20 @@ class DriftLog:
         connection.execute(insert(named(table, *(column(name) for name in row))).values(row))
 
 
-def _state(policy: DriftPolicy, windows: Sequence[Window]) -> State:
+def _state(
+    policy: DriftPolicy, windows: Sequence[Window], dismissed: Sequence[tuple[str, date]]
+) -> State:
     """What earlier windows leave: judged anew, so that a changed policy counts from the start."""
     state: State = {}
     for window in windows:
-        _, state = decide(policy, window, state, Context())
+        context = Context(dismissed=_before(dismissed, window))
+        _, state = decide(policy, window, state, context)
     return state
+
+
+def _before(dismissed: Sequence[tuple[str, date]], window: Window) -> dict[str, int]:
+    """How many incidents of each signal, opened before a window, were called noise."""
+    return dict(Counter(key for key, opened in dismissed if opened <= window.start))
 
 
 def _plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:

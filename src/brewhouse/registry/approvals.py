@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class Roles(Strict):
     approver: list[str] = Field(default=[], description="May approve and reject")
     waiver: list[str] = Field(default=[], description="May let a version without a PASS be judged")
     releaser: list[str] = Field(default=[], description="May order a promotion or a rollback")
+    oncall: list[str] = Field(default=[ANYONE], description="May answer drift incidents")
 
 
 class ApprovalPolicy(Strict):
@@ -100,7 +102,7 @@ class ApprovalPolicy(Strict):
             raise PermissionDenied(msg)
         return role
 
-    def check_reason(self, act: Act, reason: str) -> None:
+    def check_reason(self, act: StrEnum, reason: str) -> None:
         """Refuse a decision without a reason.
 
         Raises:

@@ -51,6 +51,7 @@ class Evidence:
         results, verdict, report, lineage: Files; lineage may be absent.
         model: Folder of the exported model.
         shards: Shards it was tested on; a few of their trees become the smoke set.
+        reference: Folder with what drift of it is measured against; may be absent.
     """
 
     results: Path
@@ -59,6 +60,7 @@ class Evidence:
     model: Path
     shards: Path
     lineage: Path | None = None
+    reference: Path | None = None
 
 
 def release_of(domain: Domain, results: Results) -> Release:
@@ -104,6 +106,8 @@ def build(folder: Path, evidence: Evidence, domain: Domain) -> str:
     write_json(dossier / "environment.json", _environment())
     write_text(dossier / "LICENCE.txt", f"Model: {release.model_licence}\nData: {domain.licence}\n")
     _write_smoke(dossier / "smoke", evidence)
+    if evidence.reference is not None:
+        shutil.copytree(evidence.reference, dossier / "reference")
     write_text(dossier / "index.html", _index(results, verdict, release))
     write_text(folder / "MLmodel", _mlmodel(results))
     return seal(folder)

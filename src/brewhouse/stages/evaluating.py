@@ -18,7 +18,7 @@ from brewhouse.prompts.shards import sample_trees
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.reporting.report import write_report
 from brewhouse.scoring.scorer import Scorer, parity
-from brewhouse.stages import probing
+from brewhouse.stages import probing, referring
 from brewhouse.stages.common import (
     ROWS,
     SCORES,
@@ -48,6 +48,7 @@ def run(
     oracle: Path,
     results_out: Path,
     report_out: Path,
+    reference_out: Path | None = None,
     seed: int = 0,
     resamples: int = 1000,
     caps: Sequence[int] = (),
@@ -64,6 +65,7 @@ def run(
         oracle: Folder of a simulation's truth.
         results_out: File to write.
         report_out: File to write.
+        reference_out: Folder to write what drift of the model will be measured against.
         seed: Seed of the bootstrap.
         resamples: Bootstrap resamples of members.
         caps: Judge tasks again on the rows of members with at most so many known interactions.
@@ -103,6 +105,18 @@ def run(
         for cap in caps
     }
     summary = read_json(shards / SUMMARY)
+    digest = "sha256:" + digest_tree(model, pattern="*.safetensors")
+    if reference_out is not None:
+        referring.run(
+            reference_out,
+            shards=shards,
+            model=model,
+            digest=digest,
+            manifest=manifest,
+            evidence=evidence,
+            scorer=scorer,
+            tasks=suite.tasks,
+        )
     probes = probing.run(
         shards, scorer, suite, evidence.rows, manifest, resamples=min(resamples, 200), seed=seed
     )
@@ -114,7 +128,7 @@ def run(
         domain_version=folder.domain.version,
         snapshot=manifest.snapshot,
         model={
-            "digest": "sha256:" + digest_tree(model, pattern="*.safetensors"),
+            "digest": digest,
             **trained,
         },
         split=manifest.split,

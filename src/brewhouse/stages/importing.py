@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from brewhouse.data.snapshot import Snapshot
+from brewhouse.data.splits import parse_day
 from brewhouse.domains.importer import import_source, read_oracle
 from brewhouse.domains.loader import load_domain
 from brewhouse.errors import ConfigError
@@ -23,10 +24,13 @@ def run(
     seed: int,
     snapshot_out: Path,
     oracle_out: Path,
+    until: str = "",
     publish_to: str = "",
     workers: int = 2,
 ) -> Snapshot:
     """Import `source`, or simulate the domain's world of the size `preset`.
+
+    `until` leaves out what the log learned later: a day or moment, ISO 8601, UTC.
 
     Raises:
         ConfigError: Neither or both of source and preset, or a domain without a simulator.
@@ -40,7 +44,14 @@ def run(
         if preset:
             raw = Path(scratch) / "raw"
             _simulate(folder.domain.simulator, preset, seed, raw, workers)
-        snapshot = import_source(folder.domain, raw, snapshot_out, seed=seed, progress=tell)
+        snapshot = import_source(
+            folder.domain,
+            raw,
+            snapshot_out,
+            seed=seed,
+            until=parse_day(until) if until else None,
+            progress=tell,
+        )
         oracle_out.mkdir(parents=True, exist_ok=True)
         oracle = read_oracle(folder.domain, raw)
         if oracle is not None:

@@ -30,6 +30,7 @@ def pull_log(
     logs: Path,
     *,
     members: pa.Array | None = None,
+    known_by: datetime | None = None,
     watch: Callable[[pa.Table], None] = lambda _: None,
 ) -> Counter[str]:
     """Read the log through Feast month by month and sort it into member shards on disk.
@@ -43,6 +44,7 @@ def pull_log(
         features: Feature folder.
         logs: Folder to write; a folder a shard that has rows.
         members: Read only theirs; everyone's if None.
+        known_by: Leave out what the log learned later; aware.
         watch: Sees every month's rows that are kept.
     """
     spec = folder.domain
@@ -58,6 +60,9 @@ def pull_log(
         start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
         end = (start + timedelta(days=32)).replace(day=1)
         table = store.interactions(start, end)
+        if known_by is not None:
+            moment = pa.scalar(known_by, TIMESTAMP)
+            table = table.filter(pc.less_equal(table.column("created_at"), moment))
         if members is not None:
             table = table.filter(pc.is_in(table.column("member_id"), value_set=members))
         outside = pc.is_in(table.column("member_id"), value_set=pa.array(sorted(out), pa.string()))
@@ -91,17 +96,23 @@ def _shards(ids: pa.ChunkedArray, shards: int) -> np.ndarray:
 
 
 class SessionCounts:
-    """Counts test sessions of the surfaces asked about, as the log passes by."""
+    """Counts test sessions of the surfaces asked about, as the log passes by.
+
+    Attributes:
+        daily: Rows of the first test window by day and surface.
+    """
 
     def __init__(self, split: TemporalSplit, asked: set[str]) -> None:
         self._split, self._asked = split, pa.array(sorted(asked), pa.string())
         self._found: dict[str, set[str]] = {}
+        self.daily: dict[str, Counter[str]] = {}
 
     def __call__(self, table: pa.Table) -> None:
         """Take some rows of the log."""
         table = table.filter(pc.is_in(table.column("surface"), value_set=self._asked))
         shown = table.column("shown_at")
-        for window in self._split.tests.values():
+        first = min(self._split.tests)
+        for weeks, window in self._split.tests.items():
             lo, hi = (pa.scalar(t, TIMESTAMP) for t in (window.start, window.end))
             inside = table.filter(pc.and_(pc.greater_equal(shown, lo), pc.less(shown, hi)))
             for surface, session in zip(
@@ -110,6 +121,10 @@ class SessionCounts:
                 strict=True,
             ):
                 self._found.setdefault(surface, set()).add(session)
+            if weeks == first:
+                days = pc.strftime(inside.column("shown_at"), format="%Y-%m-%d").to_pylist()
+                for day, surface in zip(days, inside.column("surface").to_pylist(), strict=True):
+                    self.daily.setdefault(day, Counter())[surface] += 1
 
     @property
     def counts(self) -> Counter[str]:

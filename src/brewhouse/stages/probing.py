@@ -63,13 +63,13 @@ def run(
         seed: Seed of the bootstrap.
     """
     labels = _Labels.of(rows)
-    ordinary = _score(scorer, shards / FOLDERS["style"] / manifest.style)
+    ordinary = score(scorer, shards / FOLDERS["style"] / manifest.style)
     if not ordinary:
         return []
     found: list[ProbeResult] = []
     for kind, folder in FOLDERS.items():
         changed = {
-            path.name: _score(scorer, path)
+            path.name: score(scorer, path)
             for path in sorted((shards / folder).glob("*/"))
             if path.name != manifest.style
         }
@@ -118,7 +118,8 @@ def _task(
     )
 
 
-def _score(scorer: Scorer, folder: Path) -> Logits:
+def score(scorer: Scorer, folder: Path) -> Logits:
+    """Score the trees of a folder; nothing where there are none."""
     trees = read_folder(folder)
     if not trees:
         return {}

@@ -7,6 +7,7 @@ for a waiver. Never further.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def run(
     home: str = "",
     tracking_uri: str = "",
     author: str = "",
+    trigger: Mapping[str, str] | None = None,
     clock: Clock = now,
     publish_to: str = "",
 ) -> Version:
@@ -50,6 +52,7 @@ def run(
         home: Folder of registry, ledger and keys, where the environment does not name them.
         tracking_uri: MLflow, in place of the one that home or environment name.
         author: Who started the run.
+        trigger: Drift trigger that the run answers: its `id` (empty for none), `window`, `reason`.
         clock: Tells the time of entries.
         publish_to: Run folder.
 
@@ -79,6 +82,8 @@ def run(
         "brewhouse.code": results.code,
         "brewhouse.policy": verdict.policy,
     }
+    if trigger and trigger["id"]:
+        tags |= {f"brewhouse.trigger.{name}": told[:5000] for name, told in trigger.items()}
     tracker = Tracker(
         settings.tracking_uri,
         experiment="brewhouse",

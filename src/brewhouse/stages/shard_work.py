@@ -130,11 +130,15 @@ def _write_probes(work: Work, telling: Telling, spec: Domain, log: Log, name: st
     """The same few requests in every style, and with histories tampered with."""
     chosen = test_rows(log, work.split, work.probe_share)[min(work.split.tests)]
     timelines, _ = _timelines(log, spec, chosen)
-    asking = ColumnarBuilder(spec, telling.pieces, timelines)
-    for style in spec.prompt.styles:
-        write_tables(work.out / "styles" / style / name, asking.requests(style=style))
+    only = work.variant.probe
+    if not only:
+        asking = ColumnarBuilder(spec, telling.pieces, timelines)
+        for style in spec.prompt.styles:
+            write_tables(work.out / "styles" / style / name, asking.requests(style=style))
     builder = TreeBuilder(domain=spec, voices={spec.style: telling.served})
     for probe, distort in distortions(spec).items():
+        if only not in ("", probe):
+            continue
         trees = tokenized(builder.requests(timelines, distort=distort), telling.tokenizer)
         write_trees(work.out / "probes" / probe / name, trees)
 

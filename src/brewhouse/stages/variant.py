@@ -35,6 +35,14 @@ class Variant(Strict):
     probes: bool = Field(
         default=True, description="Whether some requests are told in every changed form too"
     )
+    probe: str = Field(
+        default="", description="Only this probe, in place of all of them and of other styles"
+    )
+    days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Ask about so many days from the end of training on, without a gap",
+    )
     horizons_weeks: list[int] | None = Field(
         default=None, min_length=1, description="Test horizons, in place of the domain's"
     )
@@ -63,6 +71,9 @@ class Variant(Strict):
         defaults = spec.defaults
         if self.horizons_weeks is not None:
             defaults = defaults.model_copy(update={"horizons_weeks": self.horizons_weeks})
+        if self.days is not None:
+            window = {"gap_days": 0, "test_days": self.days, "horizons_weeks": [0]}
+            defaults = defaults.model_copy(update=window)
         return spec.model_copy(update={"history": history, "defaults": defaults})
 
     def evidence(self, log: Log, split: TemporalSplit) -> Log:

@@ -34,6 +34,7 @@ from brewhouse.prompts.questions import QuestionBook, answer_tokens, build_quest
 from brewhouse.prompts.shards_manifest import ShardsManifest, prove_tiers
 from brewhouse.prompts.tokenizer import PromptTokenizer, train_tokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
+from brewhouse.stages import inputs
 from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, publish, tell
 from brewhouse.stages.facets import add_facets
 from brewhouse.stages.log_shards import SessionCounts, pull_log, test_share
@@ -58,6 +59,7 @@ def run(
     tasks: str = "",
     workers: int = 2,
     variant: Variant | None = None,
+    known_by: datetime | None = None,
     publish_to: str = "",
 ) -> ShardsManifest:
     """Build training, pre-training and test trees.
@@ -75,6 +77,7 @@ def run(
         tasks: Comma-separated task names, all by default.
         workers: Processes.
         variant: What differs from shards that are trained on, for studies and new tasks.
+        known_by: Ask as if the log held nothing newer; aware.
         publish_to: Run folder.
     """
     variant = variant or Variant()
@@ -82,7 +85,8 @@ def run(
     folder = replace(found, domain=variant.domain(found.domain))
     suite = load_suite(folder).select([t for t in tasks.split(",") if t])
     base, cut = _base(model), Snapshot.open(snapshot)
-    if base is not None and not variant.training and base.snapshot == cut.digest:
+    again = base is not None and not variant.training and variant.days is None
+    if base is not None and again and base.snapshot == cut.digest:
         train_end = str(base.split["train_end"])
     last = pc.max(
         cut.read("interactions", columns=["event_at"], months=cut.months()[-1:]).column("event_at")
@@ -95,7 +99,7 @@ def run(
         logs = Path(scratch) / "log"
         asked = {task.surface for task in suite.tasks}
         seen = SessionCounts(split, asked)
-        counts = pull_log(folder, domain, cut, features, logs, watch=seen)
+        counts = pull_log(folder, domain, cut, features, logs, known_by=known_by, watch=seen)
         sessions = seen.counts
         tell(
             f"training until {split.train_end:%Y-%m-%d}, tests from "
@@ -133,6 +137,7 @@ def run(
             parts,
             counts,
             sessions,
+            daily=seen.daily,
             book=book,
             answers=answers,
             numbers=numbers,
@@ -245,6 +250,7 @@ def _finish(
     counts: Counter[str],
     sessions: Counter[str],
     *,
+    daily: dict[str, Counter[str]],
     book: QuestionBook,
     answers: list[list[int]],
     numbers: NumberWords,
@@ -267,6 +273,7 @@ def _finish(
     rows = pa.concat_tables([pq.read_table(p) for p in sorted((out / "rows").glob("*.parquet"))])
     start = split.test(split.horizons_weeks[0]).start
     pq.write_table(add_facets(rows, cut, spec, tests_start=start), out / ROWS)
+    inputs.write(out, cut, spec)
     pairs = np.array([pair for p in parts for pair in p["canary"]]).reshape(-1, 2)
     canary = auc(pairs[:, 0], pairs[:, 1]) if len(pairs) else float("nan")
     write_json(
@@ -274,6 +281,7 @@ def _finish(
         {
             "counts": totals,
             "canary": {"auc": None if np.isnan(canary) else canary, "rows": len(pairs)},
+            "daily": {day: dict(sorted(n.items())) for day, n in sorted(daily.items())},
         },
     )
     first = min((p["first_test"] for p in parts if p["first_test"] is not None), default=0)

@@ -1,0 +1,158 @@
+"""Performance before labels are there, from the scores alone.
+
+A calibrated score says how often it is right: the AUC that scores of a window promise follows from
+them (confidence-based performance estimation, as NannyML has it). It sees that requests became
+harder, never that members changed their minds; so it is judged on every cohort whose labels have
+matured, and believed only where it held there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from brewhouse.domains.strict import Strict
+from brewhouse.drift.measure import ScoredTask, by_surface, mean_auc
+from brewhouse.drift.signals import Kind, Signal
+
+TRUSTED = 0.02
+"""Error on the last matured cohort up to which an estimate is believed, beyond sampling."""
+_STEPS = 50
+
+
+class Calibration(Strict):
+    """Log-odds that a task's score stands for: `slope * score + intercept` (Platt, 1999)."""
+
+    slope: float
+    intercept: float
+
+
+class EstimateReference(Strict):
+    """What estimates start from.
+
+    Attributes:
+        calibration: By task.
+        promised: Mean AUC that the test rows' scores promised, by surface; `""` for all.
+    """
+
+    calibration: dict[str, Calibration]
+    promised: dict[str, float]
+
+
+def estimate_reference(tasks: Sequence[ScoredTask]) -> EstimateReference:
+    """Fit calibrations on a version's matured test rows."""
+    fitted = {
+        task.name: _platt(np.asarray(task.y, float), task.s)
+        for task in tasks
+        if task.y is not None and 0 < task.y.sum() < len(task.y)
+    }
+    found = {
+        surface: _promised(part, fitted) for surface, part in by_surface(tasks).items() if part
+    }
+    return EstimateReference(
+        calibration=fitted, promised={k: v for k, v in found.items() if math.isfinite(v)}
+    )
+
+
+def estimates(
+    fresh: Sequence[ScoredTask],
+    matured: Sequence[ScoredTask],
+    reference: EstimateReference,
+    auc: dict[str, tuple[float, float]],
+) -> list[Signal]:
+    """By how much the AUC is expected to have fallen, by surface, and how the last estimate did.
+
+    Args:
+        fresh: Rows whose labels have not matured.
+        matured: The last cohort whose labels have.
+        reference: Bound to the version.
+        auc: What the version's test rows said, by surface.
+    """
+    wrong = _errors(matured, reference, auc)
+    out = []
+    for surface, part in by_surface(fresh).items():
+        if surface not in reference.promised or surface not in auc:
+            continue
+        fall = reference.promised[surface] - _promised(part, reference.calibration)
+        error, doubt = wrong.get(surface, (math.nan, math.nan))
+        believed = math.isfinite(error) and abs(error) <= TRUSTED + 2 * doubt
+        why = (
+            "no cohort has matured to judge estimates by"
+            if not math.isfinite(error)
+            else f"the last estimate was {error:+.3f} off"
+        )
+        known = math.isfinite(fall)
+        out.append(
+            Signal(
+                name="auc",
+                kind=Kind.ESTIMATE,
+                surface=surface,
+                effect=fall if known and believed else None,
+                value=auc[surface][0] - fall if known else None,
+                reference=auc[surface][0],
+                n=sum(len(task.s) for task in part),
+                detail={} if believed else {"why": f"not believed: {why}"},
+            )
+        )
+    return out
+
+
+def _errors(
+    matured: Sequence[ScoredTask],
+    reference: EstimateReference,
+    auc: dict[str, tuple[float, float]],
+) -> dict[str, tuple[float, float]]:
+    """Estimate less what came true, and its standard error, by surface."""
+    found = {}
+    for surface, part in by_surface(matured).items():
+        if surface in reference.promised and surface in auc:
+            value, error = mean_auc(part)
+            fall = reference.promised[surface] - _promised(part, reference.calibration)
+            doubt = math.hypot(error, auc[surface][1])
+            found[surface] = (auc[surface][0] - fall - value, doubt)
+    return found
+
+
+def _promised(tasks: Sequence[ScoredTask], calibration: dict[str, Calibration]) -> float:
+    values = [
+        promised_auc(task.s, calibration[task.name])
+        for task in tasks
+        if task.name in calibration and len(task.s) > 1
+    ]
+    return float(np.mean(values)) if values else math.nan
+
+
+def promised_auc(s: np.ndarray, calibration: Calibration) -> float:
+    """Expected AUC of calibrated scores, ties counted half.
+
+    Over all pairs: how often the higher one is the positive, given the probability of each.
+    """
+    p = 1 / (1 + np.exp(-(calibration.slope * s + calibration.intercept)))
+    order = np.argsort(s, kind="stable")
+    p, s = p[order], s[order]
+    first = np.concatenate([[True], s[1:] != s[:-1]])
+    tie = np.cumsum(first) - 1
+    yes, no = np.bincount(tie, weights=p), np.bincount(tie, weights=1 - p)
+    below = np.cumsum(no) - no
+    pairs = yes.sum() * no.sum() - (p * (1 - p)).sum()
+    wins = (yes * (below + no / 2)).sum() - (p * (1 - p)).sum() / 2
+    return float(wins / pairs) if pairs > 0 else math.nan
+
+
+def _platt(y: np.ndarray, s: np.ndarray) -> Calibration:
+    """Logistic regression on the score by Newton's method, with Platt's softened targets."""
+    yes, no = y.sum(), len(y) - y.sum()
+    target = np.where(y > 0.5, (yes + 1) / (yes + 2), 1 / (no + 2))
+    design = np.stack([s, np.ones(len(s))], axis=1)
+    weights = np.array([1.0, 0.0])
+    for _ in range(_STEPS):
+        p = 1 / (1 + np.exp(-design @ weights))
+        gradient = design.T @ (p - target)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        weights = weights - step
+        if np.abs(step).max() < 1e-8:
+            break
+    return Calibration(slope=float(weights[0]), intercept=float(weights[1]))

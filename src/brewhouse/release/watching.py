@@ -1,0 +1,103 @@
+"""The version that is watched, with what was bound to it when it was registered."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from brewhouse.drift.reference import Reference
+from brewhouse.errors import RegistryError
+from brewhouse.files import read_json
+from brewhouse.platform.tracking import STATE_TAG, Registry
+from brewhouse.registry.lifecycle import State
+from brewhouse.release.settings import CHAMPION, Settings
+from brewhouse.release.store import VersionFolder
+
+REFERENCE = "reference.json"
+_WAITING = (State.PENDING_APPROVAL, State.APPROVED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchedVersion:
+    """A registered version on this machine's disk.
+
+    Attributes:
+        number: Version.
+        model: Exported model.
+        folder: What was bound to it: `reference.json`, inputs and projection.
+        reference: None where nothing that can be read was bound to it.
+        missing: Why not.
+        waiting: A newer version that waits for a person; empty if none does.
+        trained: Day on which its training data ended; None where it does not say.
+    """
+
+    number: str
+    model: Path
+    folder: Path
+    reference: Reference | None
+    missing: str
+    waiting: str
+    trained: date | None
+
+
+@contextmanager
+def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[WatchedVersion]:
+    """The champion, or a version by its number.
+
+    Raises:
+        RegistryError: There is none.
+    """
+    registry, name = Registry(settings.tracking_uri), settings.model_name
+    number = registry.alias(name, CHAMPION) if wanted == CHAMPION else wanted
+    if not number:
+        msg = f"{name} has no champion to watch; promote a version, or name one with --version"
+        raise RegistryError(msg)
+    known = registry.versions(name)
+    if number not in known:
+        msg = f"{name} has no version {number}; it has {', '.join(sorted(known, key=int))}"
+        raise RegistryError(msg)
+    waiting = [
+        other
+        for other, found in known.items()
+        if int(other) > int(number) and found.tags.get(STATE_TAG) in _WAITING
+    ]
+    kept = VersionFolder(known[number].source)
+    with TemporaryDirectory(prefix="brewhouse-watched-") as scratch, kept.local("model") as model:
+        folder = Path(scratch) / "reference"
+        reference, missing = _bound(kept, folder)
+        yield WatchedVersion(
+            number=number,
+            model=model,
+            folder=folder,
+            reference=reference,
+            missing=missing,
+            waiting=max(waiting, key=int, default=""),
+            trained=trained_until(kept),
+        )
+
+
+def _bound(kept: VersionFolder, folder: Path) -> tuple[Reference | None, str]:
+    if f"dossier/reference/{REFERENCE}" not in kept.names():
+        return None, f"{kept.uri} holds no dossier/reference; evaluate and register it again"
+    with kept.local("dossier") as dossier:
+        shutil.copytree(dossier / "reference", folder)
+    try:
+        return Reference.model_validate(read_json(folder / REFERENCE)), ""
+    except (ValidationError, ValueError) as error:
+        return None, f"{kept.uri}: its reference cannot be read: {str(error).splitlines()[0]}"
+
+
+def trained_until(kept: VersionFolder) -> date | None:
+    """Day on which a version's training data ended."""
+    try:
+        split = kept.read_json("dossier/results.json")["split"]
+        return datetime.fromisoformat(split["train_end"]).date()
+    except (RegistryError, KeyError, TypeError, ValueError):
+        return None
