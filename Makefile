@@ -49,7 +49,7 @@ model: $(STAMP) ## Rebuild models/linkedin-tiny and its figures (about an hour o
 	$(BIN)/brewhouse pretrain linkedin-tiny
 
 compile: $(STAMP) ## Compile the pipelines to the YAML beside their source
-	for p in train_and_evaluate studies promote; do $(BIN)/brewhouse pipeline compile $$p --out pipelines/$$p/$$p.yaml; done
+	for p in train_and_evaluate studies promote monitor; do $(BIN)/brewhouse pipeline compile $$p --out pipelines/$$p/$$p.yaml; done
 
 docs: $(STAMP) ## Write the README of every component from its source
 	$(BIN)/python tools/component_readmes.py

@@ -57,10 +57,16 @@ def _moment(text: str) -> datetime | None:
 @app.command("run")
 def run(
     domain: Domain,
-    snapshot: Annotated[Path, typer.Option(help="Snapshot folder of the newest import")],
+    snapshot: Annotated[
+        Path | None, typer.Option(help="Snapshot folder of the newest import")
+    ] = None,
     features: Annotated[
         Path | None, typer.Option(help="Feature folder of the snapshot; filled anew if empty")
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(help="In place of a snapshot: folder with the domain's files, imported now"),
+    ] = "",
     policy: Policy = "default",
     version: Version = "champion",
     as_of: Annotated[
@@ -85,17 +91,21 @@ def run(
 ) -> None:
     """Judge every window of the version in use that is over; open incidents, order retrainings."""
     from brewhouse.domains.loader import read_yaml
+    from brewhouse.errors import ConfigError
     from brewhouse.stages import monitor_step
     from brewhouse.stages.scoring import ScoringPlan
 
+    if (snapshot is None) == (not source):
+        msg = "give --snapshot, or --source to import from, not both or neither"
+        raise ConfigError(msg)
     settings, _ = _open(home)
+    data = monitor_step.DataPlace(snapshot=snapshot, features=features, source=source)
     plan = ScoringPlan.of(read_yaml(scoring)[0] if scoring else None)
     # Libraries talk on stdout, which is for the result alone.
     with redirect_stdout(sys.stderr):
         found = monitor_step.run(
             domain=domain,
-            snapshot=snapshot,
-            features=features,
+            data=data,
             policy=_policy(policy),
             settings=settings,
             store=store or settings.home / "observations",

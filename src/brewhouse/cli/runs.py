@@ -26,6 +26,9 @@ def run(
     source: Annotated[str, typer.Option(help="Folder with the domain's files")] = "",
     preset: Annotated[str, typer.Option(help="Simulate a world: tiny, demo, bench")] = "",
     train_end: Annotated[str, typer.Option(help="End of training, YYYY-MM-DD")] = "",
+    until: Annotated[
+        str, typer.Option(help="Leave out what the log learned later, ISO 8601; nothing if empty")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of everything random")] = 7,
     size: Size = None,
     train_tokens: Tokens = None,
@@ -40,6 +43,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run the whole pipeline on this machine, from raw tables to a registered candidate."""
+    from brewhouse.data.splits import parse_day
     from brewhouse.domains.loader import BUILT_IN, load_domain
     from brewhouse.errors import ConfigError
     from brewhouse.evaluation.results import Results
@@ -56,6 +60,8 @@ def run(
 
     folder = load_domain(domain)
     load_suite(folder)
+    if until:
+        parse_day(until)
     if train_end:
         make_split(folder.domain, train_end)
     out = out.resolve()
@@ -64,6 +70,7 @@ def run(
         "source": str(Path(source).resolve()) if source else "",
         "preset": preset,
         "train_end": train_end,
+        "until": until,
         "seed": seed,
         "processes": processes,
         "champion": champion if champion in ("", NO_CHAMPION) else str(Path(champion).resolve()),

@@ -172,6 +172,35 @@ class DriftLog:
             self._step(connection, number, what, after, actor=actor, reason=reason)
             return Kept(number=number, incident=after)
 
+    def fault(self, version: str, key: str, *, severity: Severity, reason: str) -> None:
+        """Open an incident without a window: nothing could be measured. One at a time."""
+        with self.database.writing() as connection:
+            standing = self._incidents(connection, version, live=True)
+            if any(k.incident.key == key for k in standing):
+                return
+            known = self._incidents(connection, "", live=False)
+            incident = Incident(
+                version=version,
+                key=key,
+                severity=severity,
+                status=Status.OPEN,
+                opened=self.clock().date(),
+                reason=reason,
+            )
+            number = max((k.number for k in known), default=0) + 1
+            self._step(connection, number, Step.OPEN, incident, actor=MONITOR, reason=reason)
+
+    def mended(self, version: str, key: str) -> None:
+        """Close the incident that `fault` opened, if one stands."""
+        with self.database.writing() as connection:
+            for kept in self._incidents(connection, version, live=True):
+                if kept.incident.key == key:
+                    after = step(kept.incident, Step.RESOLVE)
+                    reason = "the log could be read again"
+                    self._step(
+                        connection, kept.number, Step.RESOLVE, after, actor=MONITOR, reason=reason
+                    )
+
     def order(self, version: str, day: date, *, actor: str, reason: str) -> str:
         """Order a retraining as a person; return its trigger. One a person and day."""
         trigger = f"order-{sha256_json([self.model, version, str(day), actor])[:12]}"

@@ -16,7 +16,7 @@ from typing import IO, Any
 from brewhouse import errors, offline
 from brewhouse.errors import BrewhouseError, ConfigError, PipelineError
 
-PIPELINES = ("train_and_evaluate", "studies", "promote")
+PIPELINES = ("train_and_evaluate", "studies", "promote", "monitor")
 _ERROR = re.compile(r"^\s*brewhouse\.errors\.(\w+): (.*)$")
 _PLAIN_ERROR = re.compile(r"^\s*([A-Za-z_.]+(?:Error|Exception)): (.*)$")
 

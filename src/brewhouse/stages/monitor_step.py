@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.drift.policy import DriftPolicy
+from brewhouse.data.splits import parse_day
+from brewhouse.drift.policy import DriftPolicy, Severity, load_drift_policy
+from brewhouse.errors import DataError
 from brewhouse.files import write_json, write_text
 from brewhouse.platform.drift_log import DriftLog
 from brewhouse.platform.prometheus import exposition
 from brewhouse.release import retraining
 from brewhouse.release.settings import CHAMPION, Settings
+from brewhouse.release.watching import watched_version
 from brewhouse.reporting.drift_page import DriftStory, write_drift_page
 from brewhouse.stages import features as feature_step
-from brewhouse.stages import monitoring
-from brewhouse.stages.common import tell
+from brewhouse.stages import importing, monitoring, validating
+from brewhouse.stages.common import publish, tell
 from brewhouse.stages.scoring import ScoringPlan
 
 SUMMARY = "drift.html"
 METRICS = "drift.prom"
 RESULT = "drift.json"
+NO_PAGE = "<!doctype html><title>Inputs</title><p>No window was judged in this run.</p>\n"
+IMPORT = "data/import"
+"""Signal of a log that could not be read at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlace:
+    """The newest log: a snapshot, or what one is imported from.
+
+    Attributes:
+        snapshot: Snapshot folder; None to import.
+        features: Its feature folder; filled in a scratch folder if None.
+        source: Folder with the domain's files.
+        preset: Size of a simulated world, in place of a source.
+        seed: Of simulation and of sampled negatives.
+    """
+
+    snapshot: Path | None = None
+    features: Path | None = None
+    source: str = ""
+    preset: str = ""
+    seed: int = 7
 
 
 def run(
     *,
     domain: str,
-    snapshot: Path,
-    features: Path | None,
+    data: DataPlace,
     policy: DriftPolicy,
     settings: Settings,
     store: Path,
@@ -46,8 +71,7 @@ def run(
 
     Args:
         domain: Built-in name or folder.
-        snapshot: Newest import.
-        features: Its feature folder; filled in a scratch folder if None.
+        data: The newest log.
         policy: How windows are judged.
         settings: Registry, database, and where runs go.
         store: Folder that keeps observed days between runs.
@@ -62,14 +86,13 @@ def run(
         What was judged, started and written.
     """
     out.mkdir(parents=True, exist_ok=True)
+    log = monitoring.open_log(settings)
     with tempfile.TemporaryDirectory(prefix="brewhouse-monitor-") as scratch:
-        filled = features or Path(scratch) / "features"
-        if features is None:
-            feature_step.run(domain=domain, snapshot=snapshot, features_out=filled)
+        snapshot, features = _filled(log, settings, version, domain, data, Path(scratch))
         found = monitoring.run(
             domain=domain,
             snapshot=snapshot,
-            features=filled,
+            features=features,
             policy=policy,
             settings=settings,
             store=store,
@@ -78,10 +101,9 @@ def run(
             as_of=as_of,
             scoring=scoring,
         )
-    log = monitoring.open_log(settings)
+        moment = as_of or Snapshot.open(snapshot).end()
     started: list[retraining.Started] = []
     if retrain and log.triggers():
-        moment = as_of or Snapshot.open(snapshot).end()
         base = retraining.run_arguments(settings, arguments)
         started = retraining.start(log, settings, policy, base, as_of=moment)
         for one in started:
@@ -105,6 +127,44 @@ def run(
     return result
 
 
+def _filled(
+    log: DriftLog, settings: Settings, version: str, domain: str, data: DataPlace, work: Path
+) -> tuple[Path, Path]:
+    """Snapshot and features of the newest log.
+
+    Raises:
+        DataError: The log cannot be imported, or breaks the domain's rules; an incident tells it.
+    """
+    snapshot = data.snapshot or work / "snapshot"
+    features = data.features or work / "features"
+    with watched_version(settings, version) as kept:
+        number = kept.number
+    try:
+        if data.snapshot is None:
+            importing.run(
+                domain=domain,
+                source=data.source,
+                preset=data.preset,
+                seed=data.seed,
+                snapshot_out=snapshot,
+                oracle_out=work / "oracle",
+            )
+        if data.features is None:
+            validating.run(
+                domain=domain,
+                snapshot=snapshot,
+                train_end="",
+                report_out=work / "validation.json",
+                docs_out=work / "data_docs",
+            )
+            feature_step.run(domain=domain, snapshot=snapshot, features_out=features)
+    except DataError as error:
+        log.fault(number, IMPORT, severity=Severity.PAGE, reason=str(error))
+        raise
+    log.mended(number, IMPORT)
+    return snapshot, features
+
+
 def _story(
     log: DriftLog, found: monitoring.Monitored, policy: DriftPolicy, out: Path
 ) -> DriftStory:
@@ -119,3 +179,55 @@ def _story(
         triggers=[(t.trigger, t.window[1], t.reason, t.run) for t in log.triggers()],
         pages=sorted(path.name for path in out.glob("inputs-*.html")),
     )
+
+
+def run_step(
+    *,
+    domain: str,
+    data: DataPlace,
+    policy: str,
+    version: str,
+    as_of: str,
+    store: str,
+    scoring: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    retrain: bool,
+    home: str,
+    publish_to: str,
+    summary_out: Path,
+    inputs_out: Path,
+    evaluations_out: Path,
+    metrics_out: Path,
+) -> dict[str, Any]:
+    """`run` as a pipeline's step: places and policies by name, pages as artifacts.
+
+    Arguments are those of the component `monitor_drift`.
+    """
+    settings = Settings.read(home)
+    with tempfile.TemporaryDirectory(prefix="brewhouse-pages-") as scratch:
+        out = Path(scratch)
+        found = run(
+            domain=domain,
+            data=data,
+            policy=load_drift_policy(policy),
+            settings=settings,
+            store=Path(store) if store else settings.home / "observations",
+            out=out,
+            version=version,
+            as_of=parse_day(as_of) if as_of else None,
+            scoring=ScoringPlan.of(dict(scoring)),
+            arguments=arguments or None,
+            retrain=retrain,
+        )
+        written = {path.name: path for path in sorted(out.iterdir()) if path.is_file()}
+        publish(written, publish_to)
+        for name, target in (
+            (SUMMARY, summary_out),
+            (RESULT, evaluations_out),
+            (METRICS, metrics_out),
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(out / name, target)
+        pages = [path for name, path in written.items() if name.startswith("inputs-")]
+        write_text(inputs_out, pages[-1].read_text(encoding="utf-8") if pages else NO_PAGE)
+    return found

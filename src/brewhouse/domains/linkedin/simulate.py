@@ -212,6 +212,14 @@ def _shown_items(
     return items.start[cell] + (items.count[cell] * rng.random(n) ** 2).astype(np.int64)
 
 
+def shift_factor(world: World, week: np.ndarray) -> np.ndarray:
+    """What a match counts for in a week, times what it counts for at first."""
+    if not world.shift_week:
+        return np.ones(len(week))
+    ramp = (week - world.shift_week + 1) / max(1, world.shift_ramp_weeks)
+    return 1 + (world.shift_match - 1) * np.clip(ramp, 0.0, 1.0)
+
+
 def _utilities(
     world: World, people: People, visits: Visits, items: Catalogue, item: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -219,14 +227,15 @@ def _utilities(
     m, w = visits.member, visits.week
     kind_of = np.array([words.KINDS.index(law.kind) for law in SURFACES.values()])
     kind = kind_of[visits.surface]
-    visible = world.match_area * (items.area[item] == people.area_MW[m, w])
+    match = shift_factor(world, w)
+    visible = world.match_area * match * (items.area[item] == people.area_MW[m, w])
     topic = items.topic[item]
-    visible = visible + world.match_topic * (
+    visible = visible + world.match_topic * match * (
         (topic == people.topic_MW[m, w]) | (topic == people.skill_MW[m, w])
     )
     is_job = kind == words.KINDS.index("job")
     near = np.abs(items.seniority[item] - people.seniority_MW[m, w]) <= 1
-    visible = visible + world.match_seniority * np.where(is_job, near - 0.5, 0.0)
+    visible = visible + world.match_seniority * match * np.where(is_job, near - 0.5, 0.0)
     visible = visible + world.quality * items.quality[item] - 0.5
     hidden = world.taste_area * people.taste_MWA[m, w, items.area[item]]
     hidden = hidden + world.taste_format * people.taste_format_MKF[m, kind, items.format[item]]

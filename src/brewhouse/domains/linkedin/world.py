@@ -132,6 +132,9 @@ class World:
             is to learn. For curricula.
         tastes_balanced: Whether a member likes one half of those and dislikes the other, so that
             its mean tells nothing.
+        shift_week: Week from which members value what matches their profile otherwise; 0 for never.
+        shift_ramp_weeks: Weeks that the change takes.
+        shift_match: What matches count for in the end, times what they counted for before.
     """
 
     members: int
@@ -154,6 +157,9 @@ class World:
     role_change_per_week: float = 0.006
     late_join_share: float = 0.3
     late_log_share: float = 0.04
+    shift_week: int = 0
+    shift_ramp_weeks: int = 0
+    shift_match: float = 1.0
 
     def describe(self) -> dict[str, Any]:
         """JSON form: the truth that evaluation and drift studies compare against."""
@@ -167,6 +173,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"members": 160, "weeks": 12, "names": 120},
     "demo": {"members": 4000, "weeks": 18},
     "study": {"members": 3000, "weeks": 26},
+    "drift": {
+        "members": 1500,
+        "weeks": 26,
+        "shift_week": 14,
+        "shift_ramp_weeks": 8,
+        "shift_match": -1.0,
+    },
     "pretrain": {"members": 20_000, "weeks": 18},
     "bench": {"members": 60_000, "weeks": 22, "sessions_per_week": 2.0, "names": 2000},
 }
