@@ -64,8 +64,7 @@ def run(
         Path | None, typer.Option(help="Feature folder of the snapshot; filled anew if empty")
     ] = None,
     source: Annotated[
-        str,
-        typer.Option(help="In place of a snapshot: folder with the domain's files, imported now"),
+        str, typer.Option(help="In place of a snapshot: the domain's files, imported now")
     ] = "",
     policy: Policy = "default",
     version: Version = "champion",

@@ -45,7 +45,13 @@ PLANS: dict[str, dict[str, Any]] = {
         "policy": "smoke",
     },
     "demo": {"model": BASE, "tokens": 6_000_000, "max_test_sessions": 6_000},
-    "drift": {"model": BASE, "tokens": 1_500_000, "max_test_sessions": 3_000, "policy": "smoke"},
+    "drift": {
+        "model": BASE,
+        "tokens": 1_500_000,
+        "max_test_sessions": 3_000,
+        "policy": "smoke",
+        "baselines": "popularity,lightgbm",
+    },
     "pretrain": {"model": "tiny", "tokens": 24_000_000, "max_test_sessions": 6_000},
     "bench": {"model": BASE, "tokens": 100_000_000, "max_test_sessions": 20_000},
     "": {"model": "tiny", "tokens": 28_000_000, "max_test_sessions": 20_000},
@@ -74,4 +80,5 @@ def plan(preset: str, *, size: str | None, train_tokens: int | None) -> dict[str
         "model": model,
         "max_test_sessions": found["max_test_sessions"],
         "policy": found.get("policy", "default"),
+        "baselines": found.get("baselines", ""),
     }
