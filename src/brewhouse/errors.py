@@ -70,6 +70,10 @@ class UnknownVersionError(RegistryError):
     """The registry has no such version."""
 
 
+class UnknownIncidentError(RegistryError):
+    """There is no such incident."""
+
+
 class LifecycleError(RegistryError):
     """A version's state does not allow the act, or changed since it was looked at."""
 

@@ -9,11 +9,11 @@ import schemathesis
 
 @schemathesis.hook
 def map_path_parameters(_context: Any, path_parameters: dict[str, Any] | None) -> Any:
-    """Versions 1 and 2 are there."""
+    """Versions and incidents 1 and 2 are there."""
     if path_parameters and "number" in path_parameters:
-        path_parameters["number"] = "12"[
-            sum(str(path_parameters["number"]).encode("utf-8", "replace")) % 2
-        ]
+        asked = path_parameters["number"]
+        place = 1 + sum(str(asked).encode("utf-8", "replace")) % 2
+        path_parameters["number"] = place if isinstance(asked, int) else str(place)
     return path_parameters
 
 

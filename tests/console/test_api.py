@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from starlette.testclient import TestClient
 
+from brewhouse.drift.policy import Severity
 from tests.console.conftest import served
 from tests.release.conftest import House
 
@@ -50,14 +51,18 @@ def test_schemathesis_finds_no_fault(today: House, hooks: bool) -> None:
     """No 500, and answers are those that OpenAPI promises."""
     today.register(1)
     today.register(2, passes=False)
+    for signal in ("data/volume", "data/import"):
+        today.drift().fault("1", signal, severity=Severity.PAGE, reason="the log is empty")
     with served(today.home) as (url, process):
         told = _schemathesis(url, today.home, hooks=hooks)
-        assert "6 passed" in told
+        assert "10 passed" in told
         assert process.poll() is None
     release = today.release()
     assert release.verify() == []
     decided = [e for e in release.ledger.entries() if e.role != "machine"]
     assert bool(decided) is hooks
+    steps = today.drift().steps(1) + today.drift().steps(2)
+    assert any(row["actor"] != "monitor" for row in steps) is hooks
 
 
 def _post(url: str, version: str, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from brewhouse.drift.policy import Severity, load_drift_policy
+from brewhouse.drift.quality import reference_signal
+from brewhouse.drift.signals import Window
 from tests.console.conftest import served
 from tests.release.conftest import House
 
@@ -101,6 +105,38 @@ def test_a_decision_needs_no_script_and_loses_nothing(browser: Any, today: House
     assert release.version("1").state == "APPROVED"
 
 
+def _window() -> Window:
+    return Window(
+        version="1",
+        start=date(2026, 5, 1),
+        end=date(2026, 5, 8),
+        matured_until=date(2026, 5, 5),
+        signals=[reference_signal("its dossier holds none")],
+    )
+
+
+def test_on_call_answers_an_incident(browser: Any, today: House) -> None:
+    """From the list to the incident, a snooze with its day, and the history of it."""
+    today.register(1)
+    today.drift().take(_window(), load_drift_policy("default"))
+    with served(today.home) as (url, _process):
+        page, errors = _open(browser)
+        page.goto(f"{url}/drift")
+        page.get_by_role("link", name="Incident 1").click()
+        assert "its dossier holds none" in page.inner_text("main")
+        form = page.get_by_role("form", name="Snooze")
+        form.get_by_label("Reason").fill("the dossier is being mended")
+        day = (datetime.now(UTC) + timedelta(days=3)).date()
+        form.get_by_label("Last quiet day").fill(day.isoformat())
+        form.get_by_role("button", name="Snooze").click()
+        page.wait_for_load_state()
+        assert f"snoozed until {day}" in page.inner_text("main")
+        assert errors == []
+    kept = today.drift().incident(1).incident
+    assert (kept.status, kept.until) == ("snoozed", day)
+    assert today.drift().steps(1)[-1]["actor"] == "olga"
+
+
 def test_pages_pass_axe(browser: Any, today: House) -> None:
     """No finding that is serious or critical, light and dark, on every page and state."""
     from axe_core_python.sync_playwright import Axe
@@ -109,8 +145,21 @@ def test_pages_pass_axe(browser: Any, today: House) -> None:
     today.register(1)
     today.register(2, passes=False)
     release.ledger.refuse(_actor(), "approve", model="ranker", version="1", reason="no role")
+    drift = today.drift()
+    drift.fault("1", "data/volume", severity=Severity.PAGE, reason="the log is empty")
+    drift.take(_window(), load_drift_policy("default"))
+    drift.order("1", date(2026, 5, 8), actor="olga", reason="to see it on the page")
     with served(today.home) as (url, _process):
-        paths = ["/", "/versions/1", "/versions/2", "/champion", "/ledger", "/runs"]
+        paths = [
+            "/",
+            "/drift",
+            "/drift/incidents/1",
+            "/versions/1",
+            "/versions/2",
+            "/champion",
+            "/ledger",
+            "/runs",
+        ]
         paths += ["/ledger?verify=true", "/versions/99"]
         for scheme in ("light", "dark"):
             # Axe is injected, which our policy forbids to everyone else.

@@ -14,6 +14,8 @@ from brewhouse.files import digest_tree, read_json, write_json, write_text
 from brewhouse.gates.policy import Policy
 from brewhouse.gates.verdict import decide
 from brewhouse.model.shipped import locate
+from brewhouse.platform.database import Database
+from brewhouse.platform.drift_log import DriftLog
 from brewhouse.platform.ledger import Ledger
 from brewhouse.prompts.shards import read_trees, write_trees
 from brewhouse.registry.approvals import ApprovalPolicy, load_approvals
@@ -55,6 +57,10 @@ class House:
         (settings.trusted_keys / f"{signer.fingerprint}.pub").write_bytes(signer.public_pem())
         ledger = Ledger(settings.database_uri, signer, clock=self.clock)
         return Release(settings, ledger=ledger, policy=policy or load_approvals("local"))
+
+    def drift(self) -> DriftLog:
+        settings = Settings.read(self.home)
+        return DriftLog(Database(settings.database_uri), settings.model_name, clock=self.clock)
 
     def register(
         self, seed: int = 0, *, passes: bool = True, author: str = "ann", store: str = ""

@@ -77,13 +77,13 @@ class LedgerOut(_Model):
     findings: list[str] | None
 
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem, "description": what}
     for code, what in {
         400: "The request is malformed, or its Host is not answered",
         401: "Nobody is signed in",
         403: "The actor may not; recorded",
-        404: "There is no such version",
+        404: "There is no such version or incident",
         409: "The state does not allow it, or somebody decided first; recorded",
         413: "The body is too long",
         415: "The body is not JSON",
@@ -91,16 +91,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         503: "Registry or ledger cannot be reached, or evidence was changed",
     }.items()
 }
-router = APIRouter(prefix="/api/v1", responses=_ERRORS, tags=["release"])
+router = APIRouter(prefix="/api/v1", responses=ERRORS, tags=["release"])
 
 
-def _desk(request: Request) -> Desk:
+def desk_of(request: Request) -> Desk:
+    """The desk behind a request."""
     found: Desk = request.app.state.desk
     return found
 
 
 def _reader(request: Request) -> Actor:
-    return _desk(request).reader(request)
+    return desk_of(request).reader(request)
 
 
 Reader = Annotated[Actor, Depends(_reader)]
@@ -114,21 +115,21 @@ def _out(desk: Desk, version: Version) -> VersionOut:
 @router.get("/versions")
 def versions(request: Request, _actor: Reader) -> list[VersionOut]:
     """List versions, newest first."""
-    desk = _desk(request)
+    desk = desk_of(request)
     return [_out(desk, v) for v in desk.release.versions()]
 
 
 @router.get("/versions/{number}")
 def version(request: Request, number: Number, _actor: Reader) -> VersionOut:
     """Tell one version."""
-    desk = _desk(request)
+    desk = desk_of(request)
     return _out(desk, desk.release.version(number))
 
 
 @router.get("/champion")
 def champion(request: Request, _actor: Reader) -> ChampionOut:
     """Tell the version in use."""
-    return ChampionOut(version=_desk(request).release.champion())
+    return ChampionOut(version=desk_of(request).release.champion())
 
 
 @router.get("/ledger")
@@ -138,7 +139,7 @@ def ledger(
     verify: Annotated[bool, Query(description="Check chain, evidence and weights too")] = False,
 ) -> LedgerOut:
     """List entries in order."""
-    release = _desk(request).release
+    release = desk_of(request).release
     findings = release.verify() if verify else None
     return LedgerOut(entries=release.ledger.entries(), findings=findings)
 
@@ -146,7 +147,7 @@ def ledger(
 @router.post("/versions/{number}/decisions")
 def decide(request: Request, number: Number, decision: Annotated[DecisionIn, Body()]) -> VersionOut:
     """Decide about a version; an order starts its promote run."""
-    desk = _desk(request)
+    desk = desk_of(request)
     actor = desk.writer(request, decision.act, number)
     found = desk.decide(
         request,
@@ -163,7 +164,7 @@ def decide(request: Request, number: Number, decision: Annotated[DecisionIn, Bod
 @router.post("/versions/{number}/promotion")
 def promotion(request: Request, number: Number) -> VersionOut:
     """Start the promote run of a standing order again."""
-    desk = _desk(request)
+    desk = desk_of(request)
     actor = desk.writer(request, "promotion", number)
     found = desk.release.version(number)
     desk.start(found, actor)

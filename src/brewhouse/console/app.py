@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import brewhouse
-from brewhouse.console import api, pages
+from brewhouse.console import api, incident_api, incident_pages, pages
 from brewhouse.console.config import ConsoleConfig
 from brewhouse.console.desk import Desk
 from brewhouse.console.guard import BodyLimit
@@ -26,14 +26,17 @@ from brewhouse.errors import (
     ConfigError,
     LifecycleError,
     PermissionDenied,
+    UnknownIncidentError,
     UnknownVersionError,
 )
+from brewhouse.platform.prometheus import CONTENT_TYPE, exposition
 from brewhouse.release.service import Release
 
 STATUS: dict[type[BrewhouseError], int] = {
     UnknownActorError: 401,
     PermissionDenied: 403,
     UnknownVersionError: 404,
+    UnknownIncidentError: 404,
     LifecycleError: 409,
     ConfigError: 422,
     BrewhouseError: 503,
@@ -72,11 +75,15 @@ def create_app(config: ConsoleConfig, release: Release) -> FastAPI:
     )
     app.state.desk = Desk.open(config, release)
     app.include_router(api.router)
+    app.include_router(incident_api.router)
     app.include_router(pages.router)
+    app.include_router(incident_pages.router)
     static = str(files("brewhouse.console") / "static")
     app.mount("/static", StaticFiles(directory=static), name="static")
     app.add_api_route("/healthz", _healthy, include_in_schema=False)
     app.add_api_route("/readyz", _ready, include_in_schema=False)
+    if config.metrics:
+        app.add_api_route("/metrics", _metrics, include_in_schema=False)
     app.add_middleware(BodyLimit)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=config.hosts, www_redirect=False)
     app.middleware("http")(_with_headers)
@@ -130,6 +137,12 @@ def _ready(request: Request) -> PlainTextResponse:
     except (BrewhouseError, SQLAlchemyError, OSError) as error:
         return PlainTextResponse(f"not ready: {type(error).__name__}", 503)
     return PlainTextResponse("ready")
+
+
+def _metrics(request: Request) -> PlainTextResponse:
+    """Numbers of drift, for Prometheus: of models and surfaces, never of members."""
+    text = exposition(request.app.state.desk.drift)
+    return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
 
 def _of_api(request: Request) -> bool:

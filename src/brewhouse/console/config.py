@@ -69,6 +69,9 @@ class ConsoleConfig(Strict):
         description="File with the secret of form tokens, the same for every replica; drawn at "
         "start if absent",
     )
+    metrics: bool = Field(
+        default=True, description="Answer Prometheus at /metrics, which asks nobody to sign in"
+    )
     refusals_per_minute: int = Field(
         default=30, ge=1, description="Refusals of one address that are recorded a minute"
     )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 from brewhouse.console.config import ConsoleConfig, check_config
 from brewhouse.console.guard import Guard
 from brewhouse.console.identity import Identifier, UnknownActorError, address, identifier
 from brewhouse.console.promotions import Promotions
+from brewhouse.drift.incidents import Step
 from brewhouse.errors import LifecycleError, PermissionDenied
+from brewhouse.platform.drift_log import DriftLog, Kept
 from brewhouse.registry.approvals import Actor
 from brewhouse.registry.lifecycle import Act
+from brewhouse.release.incidents import handle
 from brewhouse.release.service import Release
 from brewhouse.release.versions import Version
 
@@ -30,6 +34,7 @@ class Desk:
     identifier: Identifier
     guard: Guard
     promotions: Promotions
+    drift: DriftLog
 
     @classmethod
     def open(cls, config: ConsoleConfig, release: Release) -> Desk:
@@ -45,6 +50,7 @@ class Desk:
             identifier=identifier(config),
             guard=Guard(config, release.ledger, release.model),
             promotions=Promotions(release.settings),
+            drift=DriftLog(release.ledger.database, release.model, clock=release.ledger.clock),
         )
 
     def reader(self, request: Request) -> Actor:
@@ -135,3 +141,33 @@ class Desk:
             msg = f"version {version.version} is {version.state} and nobody ordered its promotion"
             raise LifecycleError(msg)
         self.promotions.start(version)
+
+    def handle(
+        self,
+        request: Request,
+        actor: Actor,
+        number: int,
+        what: Step,
+        *,
+        reason: str,
+        until: date | None,
+    ) -> Kept:
+        """Do a step to an incident; refusals are recorded.
+
+        Raises:
+            BrewhouseError: As `release.incidents.handle`.
+        """
+        try:
+            return handle(
+                self.drift,
+                self.release.settings,
+                actor,
+                number,
+                what,
+                reason=reason,
+                until=until,
+                policy=self.release.policy,
+            )
+        except (PermissionDenied, LifecycleError) as error:
+            self.guard.record(request, actor, what.value, f"incident {number}", str(error))
+            raise

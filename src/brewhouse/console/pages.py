@@ -45,10 +45,10 @@ _TOLD = {
 @router.get("/")
 def candidates(request: Request) -> Response:
     """Versions with their verdicts, those that wait first."""
-    desk, actor = _open(request)
+    desk, actor = open_desk(request)
     found = desk.release.versions()
     waiting = [v for v in found if v.state in (State.PENDING_APPROVAL, State.EVALUATED)]
-    return _page(
+    return render(
         request, desk, actor, "candidates.html", versions=found, waiting=waiting, here="candidates"
     )
 
@@ -56,14 +56,14 @@ def candidates(request: Request) -> Response:
 @router.get("/versions/{number}")
 def version(request: Request, number: str) -> Response:
     """The evidence of a version, and what may be decided about it."""
-    desk, actor = _open(request)
+    desk, actor = open_desk(request)
     return _version(request, desk, actor, desk.release.version(number))
 
 
 @router.get("/versions/{number}/dossier/{name}")
 def dossier(request: Request, number: str, name: str) -> Response:
     """A part of the dossier."""
-    desk, _ = _open(request)
+    desk, _ = open_desk(request)
     found = desk.release.version(number)
     try:
         content, kind = part(found, name)
@@ -102,7 +102,7 @@ def decide(
         typed = {"act": act, "reason": reason, "until": until}
         found = desk.release.version(number)
         return _version(request, desk, actor, found, error=error, typed=typed)
-    return RedirectResponse(f"{_base(request)}/versions/{number}", 303)
+    return RedirectResponse(f"{base_of(request)}/versions/{number}", 303)
 
 
 @router.post("/versions/{number}/promotion")
@@ -111,15 +111,15 @@ def promotion(request: Request, number: str, token: str = Form("")) -> Response:
     desk: Desk = request.app.state.desk
     actor = desk.writer(request, "promotion", number, token=token)
     desk.start(desk.release.version(number), actor)
-    return RedirectResponse(f"{_base(request)}/versions/{number}", 303)
+    return RedirectResponse(f"{base_of(request)}/versions/{number}", 303)
 
 
 @router.get("/champion")
 def champion(request: Request) -> Response:
     """Champions, the newest first, and the way back to each."""
-    desk, actor = _open(request)
+    desk, actor = open_desk(request)
     reigns = [e for e in desk.release.ledger.entries(desk.release.model) if e.act == Act.PROMOTE]
-    return _page(
+    return render(
         request,
         desk,
         actor,
@@ -134,9 +134,9 @@ def champion(request: Request) -> Response:
 @router.get("/ledger")
 def ledger(request: Request, verify: bool = False) -> Response:
     """The record of decisions and refusals, verified on demand."""
-    desk, actor = _open(request)
+    desk, actor = open_desk(request)
     entries = desk.release.ledger.entries()
-    return _page(
+    return render(
         request,
         desk,
         actor,
@@ -152,11 +152,11 @@ def ledger(request: Request, verify: bool = False) -> Response:
 @router.get("/runs")
 def runs(request: Request) -> Response:
     """Runs that made candidates."""
-    desk, actor = _open(request)
+    desk, actor = open_desk(request)
     registry = desk.release.registry
     of_run = {v.run_id: v.version for v in registry.versions(desk.release.model).values()}
     found = registry.runs(EXPERIMENT, RUNS)
-    return _page(request, desk, actor, "runs.html", runs=found, of_run=of_run, here="runs")
+    return render(request, desk, actor, "runs.html", runs=found, of_run=of_run, here="runs")
 
 
 def problem(request: Request, code: int, message: str, headers: Mapping[str, str]) -> Response:
@@ -164,17 +164,19 @@ def problem(request: Request, code: int, message: str, headers: Mapping[str, str
     text = (
         _templates()
         .get_template("problem.html")
-        .render(base=_base(request), code=code, message=message, actor=None, here="", config=None)
+        .render(base=base_of(request), code=code, message=message, actor=None, here="", config=None)
     )
     return HTMLResponse(text, code, headers=dict(headers))
 
 
-def _open(request: Request) -> tuple[Desk, Actor]:
+def open_desk(request: Request) -> tuple[Desk, Actor]:
+    """The desk, and who reads."""
     desk: Desk = request.app.state.desk
     return desk, desk.reader(request)
 
 
-def _base(request: Request) -> str:
+def base_of(request: Request) -> str:
+    """Path under which a proxy serves the console."""
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
@@ -191,7 +193,7 @@ def _version(
     last = today + timedelta(days=desk.release.policy.waiver_days)
     rollback = found.state is State.RETIRED
     codes = {ConfigError: 422, LifecycleError: 409, PermissionDenied: 403, TamperError: 503}
-    return _page(
+    return render(
         request,
         desk,
         actor,
@@ -214,16 +216,17 @@ def _version(
     )
 
 
-def _page(
+def render(
     request: Request, desk: Desk, actor: Actor, template: str, *, code: int = 200, **values: Any
 ) -> Response:
+    """A page, with what every page shows, and a session for its forms."""
     known = request.cookies.get(SESSION, "")
     session = known or new_session()
     text = (
         _templates()
         .get_template(template)
         .render(
-            base=_base(request),
+            base=base_of(request),
             actor=actor,
             config=desk.config,
             token=desk.guard.token(actor, session),
@@ -239,7 +242,7 @@ def _page(
             httponly=True,
             samesite="strict",
             secure=desk.config.secure,
-            path=_base(request) or "/",
+            path=base_of(request) or "/",
         )
     return response
 

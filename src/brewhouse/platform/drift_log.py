@@ -17,7 +17,7 @@ from brewhouse.drift.decision import Context, Evaluation, State, decide
 from brewhouse.drift.incidents import Change, Incident, Status, Step, reconcile, step
 from brewhouse.drift.policy import DriftPolicy, Severity
 from brewhouse.drift.signals import Window
-from brewhouse.errors import DataError, RegistryError
+from brewhouse.errors import DataError, UnknownIncidentError
 from brewhouse.files import canonical_json, sha256_json
 from brewhouse.platform.database import Database
 from brewhouse.platform.ledger import now
@@ -70,6 +70,15 @@ class DriftLog:
                 window = Window.model_validate_json(row["body"])
                 found[window.version] = (window, datetime.fromisoformat(row["at"]))
             return found
+
+    def incident(self, number: int) -> Kept:
+        """One incident.
+
+        Raises:
+            UnknownIncidentError: There is none.
+        """
+        with self.database.reading() as connection:
+            return self._incident(connection, number)
 
     def steps(self, number: int) -> list[dict[str, Any]]:
         """What was done to an incident, oldest first."""
@@ -159,16 +168,12 @@ class DriftLog:
         """Do a step to an incident.
 
         Raises:
-            RegistryError: There is no such incident.
+            UnknownIncidentError: There is no such incident.
             LifecycleError: It is not in a status for this step.
         """
         with self.database.writing() as connection:
-            found = {k.number: k for k in self._incidents(connection, "", live=False)}
-            if number not in found:
-                known = ", ".join(str(n) for n in sorted(found)) or "none"
-                msg = f"there is no incident {number}; there are {known}"
-                raise RegistryError(msg)
-            after = step(found[number].incident, what, until=until)
+            kept = self._incident(connection, number)
+            after = step(kept.incident, what, until=until)
             self._step(connection, number, what, after, actor=actor, reason=reason)
             return Kept(number=number, incident=after)
 
@@ -294,6 +299,14 @@ class DriftLog:
         )
 
     # Rows
+
+    def _incident(self, connection: Connection, number: int) -> Kept:
+        found = {k.number: k for k in self._incidents(connection, "", live=False)}
+        if number not in found:
+            known = ", ".join(str(n) for n in sorted(found)) or "none"
+            msg = f"there is no incident {number}; there are {known}"
+            raise UnknownIncidentError(msg)
+        return found[number]
 
     def _windows(self, connection: Connection, version: str) -> list[Window]:
         rows = self._rows(connection, "drift_windows", version=version)

@@ -42,7 +42,7 @@ def handle(
     Raises:
         PermissionDenied: The actor is not on call.
         ConfigError: The reason or the day will not do.
-        RegistryError: There is no such incident.
+        UnknownIncidentError: There is no such incident.
         LifecycleError: It is not in a status for this step.
     """
     rules = policy or load_approvals(settings.approvals)
