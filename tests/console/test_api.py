@@ -62,7 +62,7 @@ def test_schemathesis_finds_no_fault(today: House, hooks: bool) -> None:
     decided = [e for e in release.ledger.entries() if e.role != "machine"]
     assert bool(decided) is hooks
     steps = today.drift().steps(1) + today.drift().steps(2)
-    assert any(row["actor"] != "monitor" for row in steps) is hooks
+    assert not hooks or any(row["actor"] != "monitor" for row in steps)
 
 
 def _post(url: str, version: str, sent: dict[str, Any]) -> tuple[int, dict[str, Any]]:
