@@ -12,10 +12,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export FEAST_USAGE := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench model compile docs clean setup wheels image
+.PHONY: help demo demo-drift test lint types bench model compile docs clean setup wheels image
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv with everything pinned
 
@@ -28,6 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## Run the main job on a simulated network (about seven minutes on two cores)
 	$(BIN)/brewhouse demo --out runs/demo
+
+demo-drift: $(STAMP) ## Plant drift in a simulated network, watch it, retrain once (about ten minutes)
+	$(BIN)/brewhouse demo-drift --out runs/demo-drift
 
 test: $(STAMP) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

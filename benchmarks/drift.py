@@ -56,10 +56,10 @@ REFERENCE_WEEKS = 2
 SHIFT_AT = 16
 """Weeks after the reference's end at which the drift comes, in worlds that have one."""
 AFTER = 8
-MATCH = -0.1
+MATCH = -0.2
 """What matches count for after the drift, times what they counted for before: .03 of mean AUC."""
 START = date(2024, 1, 1)
-SAMPLE = 5000
+SAMPLE = 2000
 COOLDOWN = 4
 """Weeks for which a naive rule that has called for a retraining is not asked again, like ours."""
 RULES = ("ours", "ks", "evidently")

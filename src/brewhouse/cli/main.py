@@ -12,7 +12,19 @@ from typing import Annotated
 import typer
 
 from brewhouse import __version__, offline
-from brewhouse.cli import data, drift, gate, pipeline, release, runs, score, serve, studies, tasks
+from brewhouse.cli import (
+    data,
+    demo_drift,
+    drift,
+    gate,
+    pipeline,
+    release,
+    runs,
+    score,
+    serve,
+    studies,
+    tasks,
+)
 from brewhouse.errors import BrewhouseError
 
 app = typer.Typer(
@@ -44,6 +56,7 @@ for _command in (
     app.command(_command.__name__)(_command)
 app.command("run")(runs.run)
 app.command("demo")(runs.demo)
+app.command("demo-drift")(demo_drift.demo_drift)
 app.command("train")(runs.train)
 app.command("baselines")(runs.baselines)
 app.command("evaluate")(runs.evaluate)

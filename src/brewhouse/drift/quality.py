@@ -67,13 +67,15 @@ def data_signals(facts: DataFacts, reference: DataReference) -> list[Signal]:
     total, found = sum(expected.values()), sum(facts.rows.values())
     out = [
         reference_signal(""),
-        _signal("volume", _fold(found, total), int(total), {"rows": found, "expected": total}),
+        _signal(
+            "volume", _fold(found, total), int(total), {"rows": found, "expected": round(total)}
+        ),
     ]
     for surface, rows in sorted(expected.items()):
         # A small surface swings by chance; two standard errors of a Poisson count are forgiven.
         got = facts.rows.get(surface, 0)
         effect = max(0.0, _fold(got, rows) - 2 / math.sqrt(max(1.0, min(rows, got or rows))))
-        detail = {"rows": got, "expected": rows}
+        detail = {"rows": got, "expected": round(rows)}
         out.append(_signal("volume", effect, int(rows), detail, surface=surface))
     if facts.described:
         before, now = reference.columns, facts.columns
@@ -82,7 +84,8 @@ def data_signals(facts: DataFacts, reference: DataReference) -> list[Signal]:
             for name in sorted({*before, *now})
             if before.get(name) != now.get(name)
         ]
-        out.append(_signal("schema", min(MOST, len(changed)), facts.described, {"why": changed}))
+        why = {"why": "; ".join(changed)} if changed else {}
+        out.append(_signal("schema", min(MOST, len(changed)), facts.described, why))
         risen = {
             name: share - reference.nulls.get(name, 0.0) for name, share in facts.nulls.items()
         }
