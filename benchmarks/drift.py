@@ -1,8 +1,8 @@
 """(f) When drift is called, and how often without cause: our policy beside two naive rules.
 
-Simulated worlds of known truth. The model in use is the best one that could have been trained before
-the drift: its scores are the world's own probabilities by the laws of before. Each seed is a year
-without drift, and a world in which matches of profile and item lose part of their worth in one
+Simulated worlds of known truth. The model in use is the best one that could have been trained
+before the drift: its scores are the world's own probabilities by the laws of before. Each seed is a
+year without drift, and a world in which matches of profile and item lose part of their worth in one
 night, such that the mean AUC falls by about .03. Peers see the same windows: a Kolmogorov-Smirnov
 test of every numeric column at p < .05, and Evidently's preset with its defaults.
 """
@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from common import Result, main, result
 
 from brewhouse import offline
 from brewhouse.domains.linkedin.simulate import simulate
@@ -46,8 +47,6 @@ from brewhouse.drift.signals import Window
 from brewhouse.stages.scored_rows import unlabelled
 from brewhouse.tasks.spec import Task
 from brewhouse.tasks.suite import load_suite
-
-from common import Result, main, result
 
 SEEDS = int(os.environ.get("BREWHOUSE_DRIFT_SEEDS", "30"))
 MEMBERS = 1500
@@ -157,9 +156,7 @@ def _inputs(log: pa.Table, world: Path, odds: dict[str, np.ndarray]) -> pa.Table
     created = items["created_at"].take(item).cast(pa.int64()).to_numpy()
     order = np.lexsort((shown, np.array(member)))
     sizes = np.empty(len(log), np.int64)
-    _, starts, counts = np.unique(
-        np.array(member)[order], return_index=True, return_counts=True
-    )
+    _, starts, counts = np.unique(np.array(member)[order], return_index=True, return_counts=True)
     sizes[order] = np.arange(len(log)) - np.repeat(starts, counts)
     surface = np.array(log["surface"].to_pylist(), object)
     score = np.zeros(len(log))
@@ -200,9 +197,7 @@ def judged(weeks: list[Week]) -> dict[str, list[bool]]:
         signals = performance(week.tasks, known) + calibration(week.tasks, known)
         signals += score_drift(week.tasks, known)
         signals += estimates(unlabelled(week.tasks), week.tasks, promised, known.auc)
-        window = Window(
-            version="1", start=week.start, end=end, matured_until=end, signals=signals
-        )
+        window = Window(version="1", start=week.start, end=end, matured_until=end, signals=signals)
         context = Context(retrains=tuple(retrains))
         evaluation, state = decide(policy, window, state, context)
         now = {told.key for told in evaluation.open}
@@ -301,7 +296,9 @@ def run() -> Iterator[Result]:
     error = float(np.mean([f["error"] for f in found]))
     sizes = {"seeds": SEEDS, "fall": round(fall, 4), "error": round(error, 4)}
     rate = {rule: float(np.mean([f["false"][rule] for f in found])) for rule in RULES}
-    within = {rule: 100 * float(np.mean([_soon(f["delay"][rule]) for f in found])) for rule in RULES}
+    within = {
+        rule: 100 * float(np.mean([_soon(f["delay"][rule]) for f in found])) for rule in RULES
+    }
     for rule, against in (("ks", "KS p < .05, any column"), ("evidently", "Evidently preset")):
         yield result(
             f"false retrainings a year avoided, {rule}",

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import common
 
-ALL = ("scoring", "training", "verbalizer", "timelines", "evidence")
+ALL = ("scoring", "training", "verbalizer", "timelines", "evidence", "drift", "drift_volume")
 
 
 def main() -> None:

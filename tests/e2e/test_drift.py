@@ -1,4 +1,4 @@
-"""The monitor from the command line: one incident, one retraining, whatever dies and is run again."""
+"""The monitor from the command line: one incident, one retraining, whatever dies meanwhile."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from brewhouse.files import read_json
+from brewhouse.stages import features
 from tests.e2e.test_run import brewhouse
 
 pytestmark = pytest.mark.slow
@@ -31,9 +32,9 @@ rules:
 STEPS = (
     "observing",
     "scored",
-    "expectations met",
-    "feature service",
+    "snapshot sha256",
     "training until",
+    "train finetune",
     "baseline",
     "judged",
     "registered",
@@ -53,6 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert brewhouse(act, "1", *why).returncode == 0
     world = ("--domain", "linkedin", "--preset", "tiny", "--seed", "5")
     assert brewhouse("data", "import", *world, "--out", str(out / "world")).returncode == 0
+    features.run(domain="linkedin", snapshot=out / "world", features_out=out / "features")
     (out / "eager.yaml").write_text(POLICY)
     return out
 
@@ -61,6 +63,7 @@ def _command(home: Path, *more: str) -> list[str]:
     return [
         str(Path(sys.executable).with_name("brewhouse")),
         *("drift", "run", "--domain", "linkedin", "--snapshot", str(home / "world")),
+        *("--features", str(home / "features")),
         *("--policy", str(home / "eager.yaml"), "--as-of", AS_OF, "--home", str(home)),
         *("--json", *more),
     ]
@@ -135,7 +138,8 @@ def test_pages_and_metrics_of_the_run(home: Path) -> None:
     page = (home / "drift" / "drift.html").read_text()
     assert "input/tokens" in page
     assert 'src="http' not in page
-    assert (home / "drift" / "inputs-2024-03-04.html").is_file()
+    (inputs,) = (home / "drift").glob("inputs-*.html")
+    assert "item_age_days" in inputs.read_text()
     assert (
         "brewhouse_drift_window_end_timestamp_seconds"
         in (home / "drift" / "drift.prom").read_text()

@@ -61,6 +61,27 @@ def submit(
     emit({"run_id": run_id}, as_json, lambda: typer.echo(run_id))
 
 
+@app.command("schedule")
+def schedule(
+    name: Name,
+    host: Annotated[str, typer.Option(envvar="BREWHOUSE_KFP_HOST", help="KFP API server")],
+    job_name: Annotated[str, typer.Option(help="Name; an existing recurring run is returned")],
+    cron: Annotated[
+        str, typer.Option(help="Six fields, seconds first; every morning at six by default")
+    ] = "0 0 6 * * *",
+    experiment: Annotated[str, typer.Option(help="Experiment")] = "brewhouse",
+    arg: Arguments = None,
+    as_json: Json = False,
+) -> None:
+    """Have a cluster run a pipeline again and again, such as monitor every morning."""
+    from brewhouse.platform.pipelines import schedule as send
+
+    found = send(
+        name, _parse(arg or []), host=host, experiment=experiment, job_name=job_name, cron=cron
+    )
+    emit({"recurring_run_id": found}, as_json, lambda: typer.echo(found))
+
+
 def _parse(pairs: list[str]) -> dict[str, Any]:
     """Read name=value; values that are JSON are taken as such."""
     out: dict[str, Any] = {}

@@ -183,3 +183,56 @@ def submit(
         experiment_name=experiment,
     )
     return str(started.run_id)
+
+
+def schedule(
+    name: str, arguments: dict[str, Any], *, host: str, experiment: str, job_name: str, cron: str
+) -> str:
+    """Have Kubeflow Pipelines run a pipeline again and again; return the recurring run's id.
+
+    One of this name that exists already is returned instead. Runs that were missed are not caught
+    up on, and never two at once.
+
+    Args:
+        name: Pipeline.
+        arguments: Its arguments.
+        host: KFP API server.
+        experiment: Experiment.
+        job_name: Name of the recurring run.
+        cron: Six fields, seconds first, as Kubeflow Pipelines reads them.
+
+    Raises:
+        ConfigError: The cron expression has not six fields.
+    """
+    if len(cron.split()) != 6:
+        msg = f"'{cron}' has {len(cron.split())} fields; write six, seconds first: 0 0 6 * * *"
+        raise ConfigError(msg)
+    from tempfile import TemporaryDirectory
+
+    from kfp.client import Client
+
+    client = Client(host=host)
+    wanted = client.create_experiment(experiment)
+    page = ""
+    while True:
+        listed = client.list_recurring_runs(
+            experiment_id=wanted.experiment_id, page_token=page, page_size=50
+        )
+        for job in listed.recurring_runs or []:
+            if job.display_name == job_name:
+                return str(job.recurring_run_id)
+        page = listed.next_page_token or ""
+        if not page:
+            break
+    with TemporaryDirectory(prefix="brewhouse-pipeline-") as scratch:
+        made = client.create_recurring_run(
+            experiment_id=wanted.experiment_id,
+            job_name=job_name,
+            cron_expression=cron,
+            max_concurrency=1,
+            no_catchup=True,
+            pipeline_package_path=str(compile_pipeline(name, Path(scratch) / f"{name}.yaml")),
+            params=arguments,
+            enable_caching=False,
+        )
+    return str(made.recurring_run_id)

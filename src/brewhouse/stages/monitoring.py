@@ -110,7 +110,7 @@ def run(
         spans = windows(log, kept, policy, moment)
         evaluations, pages = [], []
         for start, end in spans:
-            window, page = _measured(
+            window, page = measure_window(
                 domain, cut, features, policy, kept, store, out, start, end, moment, scoring
             )
             evaluation = log.take(window, policy, candidate=kept.waiting)
@@ -148,7 +148,7 @@ def _begin(log: DriftLog, kept: WatchedVersion, policy: DriftPolicy, moment: dat
     return moment.date() - policy.window_days * DAY
 
 
-def _measured(
+def measure_window(
     domain: str,
     cut: Snapshot,
     features: Path,
@@ -161,7 +161,21 @@ def _measured(
     moment: datetime,
     scoring: ScoringPlan | None,
 ) -> tuple[Window, Path | None]:
-    """Signals of one window, and Evidently's page about it."""
+    """Signals of one window, and Evidently's page about it; days that are missing are observed.
+
+    Args:
+        domain: Built-in name or folder.
+        cut: Newest import.
+        features: Its feature folder.
+        policy: Says how much is scored and compared, and when labels are final.
+        kept: The version, with its reference.
+        store: Folder of observed days, one below it a version.
+        out: Folder for the page.
+        start: First day.
+        end: Day after the last.
+        moment: The log is read as it was then; aware.
+        scoring: Where requests are scored.
+    """
     matured_until = min(end, moment.date()) - policy.maturity_days * DAY
     window = Window(
         version=kept.number, start=start, end=end, matured_until=matured_until, signals=[]
