@@ -301,6 +301,48 @@ def replay(
     )
 
 
+@app.command("ageing")
+def ageing(
+    domain: Domain,
+    out: Annotated[Path, typer.Option(help="Work folder; the same folder again goes on")],
+    train_end: Annotated[
+        list[str], typer.Option(help="End of a model's training, YYYY-MM-DD; repeatable")
+    ],
+    until: Annotated[str, typer.Option(help="Day after which nothing is asked")],
+    source: Annotated[str, typer.Option(help="Folder with the domain's files")] = "",
+    preset: Annotated[str, typer.Option(help="Simulate a world in place of a source")] = "",
+    quarters: Annotated[int, typer.Option(min=2, help="Quarters of each model at most")] = 12,
+    model: Annotated[
+        str, typer.Option(help="What the first model starts from; later ones from the one before")
+    ] = "tiny",
+    tokens: Annotated[int, typer.Option(help="Token budget of fine-tuning")] = 2_000_000,
+    first_tokens: Annotated[int, typer.Option(help="The same of the first model")] = 4_000_000,
+    sessions: Annotated[int, typer.Option(help="Test sessions of each model")] = 6000,
+    processes: Annotated[int, typer.Option(min=1, help="Training processes")] = 2,
+    policy: Policy = "default",
+    as_json: Json = False,
+) -> None:
+    """Train models at several times, ask each quarter after quarter, replay a policy on them."""
+    from brewhouse.stages import ageing as study
+
+    plan = study.Ageing(
+        domain=domain,
+        source=str(Path(source).resolve()) if source else "",
+        preset=preset,
+        train_ends=tuple(train_end),
+        until=until,
+        quarters=quarters,
+        model=model,
+        tokens=tokens,
+        first_tokens=first_tokens,
+        sessions=sessions,
+        processes=processes,
+    )
+    with redirect_stdout(sys.stderr):
+        found = study.run(plan, _policy(policy), out.resolve())
+    emit(found, as_json, lambda: typer.echo(f"page        {out / 'ageing.html'}"))
+
+
 def _show_replays(found: dict[str, Replay]) -> None:
     for name, one in found.items():
         _show_replay(name, one)

@@ -43,6 +43,9 @@ class Variant(Strict):
         ge=1,
         description="Ask about so many days from the end of training on, without a gap",
     )
+    test_days: int | None = Field(
+        default=None, ge=1, description="Days of each test window, in place of the domain's"
+    )
     horizons_weeks: list[int] | None = Field(
         default=None, min_length=1, description="Test horizons, in place of the domain's"
     )
@@ -71,6 +74,8 @@ class Variant(Strict):
         defaults = spec.defaults
         if self.horizons_weeks is not None:
             defaults = defaults.model_copy(update={"horizons_weeks": self.horizons_weeks})
+        if self.test_days is not None:
+            defaults = defaults.model_copy(update={"test_days": self.test_days})
         if self.days is not None:
             window = {"gap_days": 0, "test_days": self.days, "horizons_weeks": [0]}
             defaults = defaults.model_copy(update=window)
