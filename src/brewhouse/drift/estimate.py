@@ -20,6 +20,7 @@ from brewhouse.drift.signals import Kind, Signal
 TRUSTED = 0.02
 """Error on the last matured cohort up to which an estimate is believed, beyond sampling."""
 _STEPS = 50
+_LONGEST = 2.0
 
 
 class Calibration(Strict):
@@ -129,7 +130,7 @@ def promised_auc(s: np.ndarray, calibration: Calibration) -> float:
 
     Over all pairs: how often the higher one is the positive, given the probability of each.
     """
-    p = 1 / (1 + np.exp(-(calibration.slope * s + calibration.intercept)))
+    p = _sigmoid(calibration.slope * s + calibration.intercept)
     order = np.argsort(s, kind="stable")
     p, s = p[order], s[order]
     first = np.concatenate([[True], s[1:] != s[:-1]])
@@ -142,17 +143,25 @@ def promised_auc(s: np.ndarray, calibration: Calibration) -> float:
 
 
 def _platt(y: np.ndarray, s: np.ndarray) -> Calibration:
-    """Logistic regression on the score by Newton's method, with Platt's softened targets."""
+    """Logistic regression on the score by Newton's method, with Platt's softened targets.
+
+    Steps are held to a few units, for far from the answer the second derivative vanishes.
+    """
     yes, no = y.sum(), len(y) - y.sum()
     target = np.where(y > 0.5, (yes + 1) / (yes + 2), 1 / (no + 2))
     design = np.stack([s, np.ones(len(s))], axis=1)
     weights = np.array([1.0, 0.0])
     for _ in range(_STEPS):
-        p = 1 / (1 + np.exp(-design @ weights))
+        p = _sigmoid(design @ weights)
         gradient = design.T @ (p - target)
         hessian = (design * (p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        weights = weights - step
+        weights = weights - np.clip(step, -_LONGEST, _LONGEST)
         if np.abs(step).max() < 1e-8:
             break
     return Calibration(slope=float(weights[0]), intercept=float(weights[1]))
+
+
+def _sigmoid(s: np.ndarray) -> np.ndarray:
+    """Stable for large scores."""
+    return np.exp(-np.logaddexp(0.0, -s))
