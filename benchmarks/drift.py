@@ -92,16 +92,17 @@ def _weeks(lived: Path, before: Path, weeks: int) -> list[Week]:
     odds = _log_odds(log, _read(before / "oracle"), tasks)
     inputs = _inputs(log, lived, odds)
     week = (log["shown_at"].cast(pa.int64()).to_numpy() - _micros(START)) // (7 * 86_400_000_000)
-    _, member = np.unique(np.array(log["member_id"].to_pylist(), object), return_inverse=True)
-    action = np.array(log["action"].to_pylist(), object)
-    surface = np.array(log["surface"].to_pylist(), object)
+    member, _ = _coded(log["member_id"])
+    action, actions = _coded(log["action"])
+    surface, surfaces = _coded(log["surface"])
     out = []
     for number in range(weeks):
-        own = week == number
+        place = np.flatnonzero(week == number)
         found = []
         for task in tasks:
-            known = np.isin(action, [*task.positive, *task.negative])
-            rows = np.flatnonzero(own & (surface == task.surface) & known)
+            on = place[surface[place] == surfaces.index(task.surface)]
+            yes, no = (_among(actions, names) for names in (task.positive, task.negative))
+            rows = on[yes[action[on]] | no[action[on]]]
             if len(rows):
                 found.append(
                     ScoredTask(
@@ -109,14 +110,23 @@ def _weeks(lived: Path, before: Path, weeks: int) -> list[Week]:
                         surface=task.surface,
                         s=odds[task.name][rows],
                         member=member[rows],
-                        y=np.isin(action[rows], task.positive).astype(float),
+                        y=yes[action[rows]].astype(float),
                     )
                 )
-        place = np.flatnonzero(own)
         place = place[:: max(1, len(place) // SAMPLE)][:SAMPLE]
         start = START + timedelta(weeks=number)
         out.append(Week(start=start, tasks=found, inputs=inputs.take(pa.array(place))))
     return out
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Codes and what they stand for."""
+    encoded = pc.dictionary_encode(column.combine_chunks())
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+
+def _among(values: list[str], wanted: Iterable[str]) -> np.ndarray:
+    return np.array([value in set(wanted) for value in values])
 
 
 def _micros(day: date) -> int:
@@ -131,12 +141,12 @@ def _log_odds(log: pa.Table, oracle: pa.Table, tasks: list[Task]) -> dict[str, n
     """Log-odds of each task's yes, by the probabilities that the world tells."""
     at = pc.index_in(oracle["interaction_id"], value_set=log["interaction_id"].combine_chunks())
     row, p = at.to_numpy(), oracle["probability"].to_numpy()
-    action = np.array(oracle["action"].to_pylist(), object)
+    action, actions = _coded(oracle["action"])
     out = {}
     for task in tasks:
         sides = []
         for names in (task.positive, task.negative):
-            mine = np.isin(action, names)
+            mine = _among(actions, names)[action]
             sides.append(np.bincount(row[mine], weights=p[mine], minlength=len(log)))
         with np.errstate(divide="ignore", invalid="ignore"):
             out[task.name] = np.nan_to_num(np.log(sides[0]) - np.log(sides[1]))
@@ -158,11 +168,11 @@ def _inputs(log: pa.Table, world: Path, odds: dict[str, np.ndarray]) -> pa.Table
     sizes = np.empty(len(log), np.int64)
     _, starts, counts = np.unique(np.array(member)[order], return_index=True, return_counts=True)
     sizes[order] = np.arange(len(log)) - np.repeat(starts, counts)
-    surface = np.array(log["surface"].to_pylist(), object)
+    surface, surfaces = _coded(log["surface"])
     score = np.zeros(len(log))
     for task in load_suite(load_domain("linkedin")).tasks:
         if task.name in odds:
-            mine = surface == task.surface
+            mine = surface == surfaces.index(task.surface)
             score[mine] = odds[task.name][mine]
     return pa.table(
         {

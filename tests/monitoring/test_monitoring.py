@@ -18,9 +18,10 @@ from brewhouse.data.snapshot import Snapshot
 from brewhouse.drift.policy import DriftPolicy, InputMethods, load_drift_policy
 from brewhouse.drift.reference import Reference
 from brewhouse.drift.signals import Window
+from brewhouse.errors import ConfigError
 from brewhouse.files import read_json
 from brewhouse.model.shipped import locate
-from brewhouse.platform.evidently_drift import input_drift
+from brewhouse.platform.evidently_drift import Workspace, input_drift
 from brewhouse.release.settings import Settings
 from brewhouse.release.watching import WatchedVersion
 from brewhouse.stages import evaluating, features, monitoring, observing, verbalizing
@@ -282,5 +283,12 @@ def test_inputs_by_the_distances_that_the_policy_names(tmp_path: Path) -> None:
         "area"
     ].distance == pytest.approx(js, abs=0.03)
     assert 'src="http' not in page.read_text()
+    there = Workspace(place=str(tmp_path / "ui"), project="ranker", name="version 1")
+    input_drift(table(1.0, 0.8), table(0, 0.5), InputMethods(), threshold=0.1, workspace=there)
+    (kept,) = (tmp_path / "ui").glob("*/snapshots/*.json")
+    assert "tokens" in kept.read_text()
+    gone = replace(there, place="http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="127.0.0.1:9.*BREWHOUSE_EVIDENTLY_WORKSPACE"):
+        input_drift(table(0, 0.5), table(0, 0.5), InputMethods(), threshold=0.1, workspace=gone)
     same = input_drift(table(0.0, 0.5), table(0.0, 0.5), InputMethods(), threshold=0.1)
     assert max(one.distance for one in same) < 0.06

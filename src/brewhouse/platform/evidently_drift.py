@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from brewhouse import offline
 from brewhouse.drift.policy import InputMethods
+from brewhouse.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,41 @@ class InputDrift:
     n: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """A workspace of Evidently's service, and what a run is called there.
+
+    Attributes:
+        place: Folder, or http address of a server.
+        project: Made if there is none of this name.
+        name: Of the run.
+    """
+
+    place: str
+    project: str
+    name: str
+
+    def add(self, report: Any) -> None:
+        """Keep a run, without its rows.
+
+        Raises:
+            ConfigError: The workspace cannot be reached or written.
+        """
+        from evidently.ui.workspace import RemoteWorkspace
+        from evidently.ui.workspace import Workspace as Folder
+
+        try:
+            remote = self.place.startswith(("http://", "https://"))
+            there = RemoteWorkspace(self.place) if remote else Folder.create(self.place)
+            known = there.search_project(self.project)
+            project = known[0] if known else there.create_project(self.project)
+            there.add_run(project.id, report, include_data=False, name=self.name)
+        except Exception as error:
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            msg = f"Evidently's workspace {self.place}: {told}; check BREWHOUSE_EVIDENTLY_WORKSPACE"
+            raise ConfigError(msg) from error
+
+
 def input_drift(
     current: pa.Table,
     reference: pa.Table,
@@ -43,6 +79,7 @@ def input_drift(
     *,
     threshold: float,
     page: Path | None = None,
+    workspace: Workspace | None = None,
 ) -> list[InputDrift]:
     """Compare the columns that both tables have, by the distances that the policy names.
 
@@ -52,6 +89,10 @@ def input_drift(
         methods: Which distances.
         threshold: What Evidently's page marks as drift; judging is the policy's.
         page: HTML file to write.
+        workspace: Where Evidently's own service keeps the run, if anywhere.
+
+    Raises:
+        ConfigError: The workspace does not take it.
     """
     offline.silence()
     from evidently import DataDefinition, Dataset, Report
@@ -77,6 +118,8 @@ def input_drift(
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         report.save_html(str(page))
+    if workspace is not None:
+        workspace.add(report)
     return [
         InputDrift(
             column=name, method=method, distance=values[name], n=int(sides[0][name].notna().sum())

@@ -24,7 +24,10 @@ class Settings:
         trusted_keys: Folder of public keys, `*.pub`; keys of before stay in it.
         approvals: Approval policy, a name or a YAML file.
         model_name: Registered model.
-        kfp_host: Kubeflow Pipelines that runs promotions; empty to run them on this machine.
+        kfp_host: Kubeflow Pipelines that runs promotions and retrainings; empty to run them on
+            this machine.
+        evidently: Workspace of Evidently's service that gets the comparisons of inputs too, a
+            folder or an address; empty for none.
     """
 
     home: Path
@@ -35,6 +38,7 @@ class Settings:
     approvals: str
     model_name: str
     kfp_host: str = ""
+    evidently: str = ""
 
     @classmethod
     def read(cls, home: Path | str | None = None) -> Settings:
@@ -55,6 +59,7 @@ class Settings:
             approvals=env.get("BREWHOUSE_APPROVALS", "local"),
             model_name=env.get("BREWHOUSE_MODEL_NAME", MODEL_NAME),
             kfp_host=env.get("BREWHOUSE_KFP_HOST", ""),
+            evidently=env.get("BREWHOUSE_EVIDENTLY_WORKSPACE", ""),
         )
 
     def at(self, tracking_uri: str) -> Settings:

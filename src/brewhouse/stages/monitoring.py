@@ -26,7 +26,7 @@ from brewhouse.drift.reference import Reference, router_drift
 from brewhouse.drift.signals import Kind, Signal, Window
 from brewhouse.platform.database import Database
 from brewhouse.platform.drift_log import DriftLog
-from brewhouse.platform.evidently_drift import input_drift
+from brewhouse.platform.evidently_drift import Workspace, input_drift
 from brewhouse.release.settings import CHAMPION, Settings
 from brewhouse.release.watching import WatchedVersion, watched_version
 from brewhouse.stages import inputs
@@ -111,7 +111,18 @@ def run(
         evaluations, pages = [], []
         for start, end in spans:
             window, page = measure_window(
-                domain, cut, features, policy, kept, store, out, start, end, moment, scoring
+                domain,
+                cut,
+                features,
+                policy,
+                kept,
+                store,
+                out,
+                start,
+                end,
+                moment,
+                scoring,
+                settings,
             )
             evaluation = log.take(window, policy, candidate=kept.waiting)
             evaluations.append(evaluation)
@@ -160,6 +171,7 @@ def measure_window(
     end: date,
     moment: datetime,
     scoring: ScoringPlan | None,
+    settings: Settings | None = None,
 ) -> tuple[Window, Path | None]:
     """Signals of one window, and Evidently's page about it; days that are missing are observed.
 
@@ -175,6 +187,7 @@ def measure_window(
         end: Day after the last.
         moment: The log is read as it was then; aware.
         scoring: Where requests are scored.
+        settings: Name the workspace of Evidently's service, if there is one.
     """
     matured_until = min(end, moment.date()) - policy.maturity_days * DAY
     window = Window(
@@ -207,7 +220,8 @@ def measure_window(
     signals = data_signals(_facts(home, days, described), kept.reference.data)
     if described is not None:
         reference = pq.read_table(kept.folder / inputs.INPUTS)
-        signals += _inputs(described, reference, kept.reference, policy, page)
+        workspace = _workspace(settings, kept.number, start)
+        signals += _inputs(described, reference, kept.reference, policy, page, workspace)
     fresh = unlabelled(scored_tasks(_scores(home, days), tasks))
     matured = _matured(cut, home, tasks, mine, matured_until, moment)
     signals += score_drift(fresh, kept.reference.performance)
@@ -298,13 +312,27 @@ def _told_why(
     return [s.model_copy(update={"detail": s.detail | {"why": why}}) for s in signals]
 
 
+def _workspace(settings: Settings | None, version: str, start: date) -> Workspace | None:
+    if settings is None or not settings.evidently:
+        return None
+    name = f"version {version}, from {start}"
+    return Workspace(place=settings.evidently, project=settings.model_name, name=name)
+
+
 def _inputs(
-    current: pa.Table, described: pa.Table, bound: Reference, policy: DriftPolicy, page: Path
+    current: pa.Table,
+    described: pa.Table,
+    bound: Reference,
+    policy: DriftPolicy,
+    page: Path,
+    workspace: Workspace | None,
 ) -> list[Signal]:
     """Distances beyond those between two halves of the reference's own members."""
     rule = policy.rule(Signal(name="any", kind=Kind.INPUT, n=0))
     above = rule.above if isinstance(rule, EffectRule) else DEFAULT_ABOVE
-    found = input_drift(current, described, policy.inputs, threshold=above, page=page)
+    found = input_drift(
+        current, described, policy.inputs, threshold=above, page=page, workspace=workspace
+    )
     signals = []
     for one in found:
         noise = bound.inputs.get(one.method, {}).get(one.column, 0.0)
