@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.drift.policy import DriftPolicy, InputMethods, load_drift_policy
+from brewhouse.drift.policy import DriftPolicy, InputMethods, Severity, load_drift_policy
 from brewhouse.drift.reference import Reference
 from brewhouse.drift.signals import Window
 from brewhouse.errors import ConfigError
@@ -239,6 +239,19 @@ def test_a_window_without_rows_is_an_incident(
     assert evaluation.outcome == "incident"
     assert {t.key for t in evaluation.open} >= {"data/volume", "data/freshness"}
     assert end < after
+
+
+def test_incidents_of_a_version_end_with_its_reign(
+    tiny: Snapshot, registered: Path, watched: Any, tmp_path: Path
+) -> None:
+    log = monitoring.open_log(Settings.read(tmp_path))
+    log.fault("1", "data/import", severity=Severity.PAGE, reason="of the version before")
+    log.fault("2", "data/import", severity=Severity.PAGE, reason="of the one in use")
+    watched["kept"] = replace(watched["kept"], number="2")
+    early = observing.midnight(watched["kept"].reference.end)
+    _run(tiny, registered, tmp_path, _policy(), early)
+    assert [k.incident.version for k in log.incidents()] == ["2"]
+    assert log.steps(1)[-1]["reason"] == "version 2 is in use"
 
 
 def test_a_version_without_a_reference_is_an_incident(

@@ -133,6 +133,8 @@ def test_without_arguments_there_is_one_message(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="nothing says how to train; give the arguments"):
         retraining.run_arguments(settings, None)
     assert retraining.run_arguments(settings, BASE) == BASE
+    with pytest.raises(ConfigError, match="need `domain`, got preset"):
+        retraining.run_arguments(settings, {"preset": "tiny"})
 
 
 class Recurring:

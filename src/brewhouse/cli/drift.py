@@ -248,17 +248,20 @@ def retrain(
     as_json: Json = False,
 ) -> None:
     """Start the runs of triggers that have none; each gets one, however often this is called."""
+    from brewhouse.registry.approvals import Actor
     from brewhouse.release import retraining
+    from brewhouse.release.incidents import order
     from brewhouse.release.settings import whoami
-    from brewhouse.release.watching import watched_version
+    from brewhouse.release.watching import watched_number
 
     settings, log = _open(home)
     moment = _moment(as_of) or datetime.now(UTC)
     base = retraining.run_arguments(settings, _read(arguments))
     with redirect_stdout(sys.stderr):
         if reason:
-            with watched_version(settings, version) as kept:
-                log.order(kept.number, moment.date(), actor=whoami(), reason=reason)
+            number = watched_number(settings, version)
+            actor = Actor(name=whoami(), via="cli")
+            order(log, settings, actor, number, moment.date(), reason=reason)
         found = retraining.start(log, settings, _policy(policy), base, as_of=moment)
     emit(
         [asdict(one) for one in found],

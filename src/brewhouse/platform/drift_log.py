@@ -206,6 +206,20 @@ class DriftLog:
                         connection, kept.number, Step.RESOLVE, after, actor=MONITOR, reason=reason
                     )
 
+    def succeeded(self, version: str) -> None:
+        """Close what stands about other versions: nobody sees them any more."""
+        with self.database.writing() as connection:
+            for kept in self._incidents(connection, "", live=True):
+                if kept.incident.version != version:
+                    self._step(
+                        connection,
+                        kept.number,
+                        Step.RESOLVE,
+                        step(kept.incident, Step.RESOLVE),
+                        actor=MONITOR,
+                        reason=f"version {version} is in use",
+                    )
+
     def order(self, version: str, day: date, *, actor: str, reason: str) -> str:
         """Order a retraining as a person; return its trigger. One a person and day."""
         trigger = f"order-{sha256_json([self.model, version, str(day), actor])[:12]}"

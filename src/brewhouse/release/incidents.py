@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from enum import StrEnum
 
 from brewhouse.drift.incidents import Step
 from brewhouse.errors import ConfigError, PermissionDenied
@@ -49,10 +50,7 @@ def handle(
     if what not in STEPS:
         msg = f"{what} is the monitor's; a person may {', '.join(STEPS)}"
         raise ConfigError(msg)
-    if not rules.holds(actor, ROLE):
-        msg = f"{actor.name} lacks the role {ROLE}; policy {rules.key} says who has it"
-        raise PermissionDenied(msg)
-    rules.check_reason(what, reason)
+    _check(rules, actor, what, reason)
     if what is Step.SNOOZE:
         today = log.clock().date()
         if until is None or not today <= until <= today + LONGEST:
@@ -65,3 +63,29 @@ def handle(
         reason=reason.strip(),
         until=until if what is Step.SNOOZE else None,
     )
+
+
+def order(
+    log: DriftLog, settings: Settings, actor: Actor, version: str, day: date, *, reason: str
+) -> str:
+    """Order a retraining as a person; return its trigger. One a person and day.
+
+    Raises:
+        PermissionDenied: The actor is not on call.
+        ConfigError: The reason will not do.
+    """
+    _check(load_approvals(settings.approvals), actor, Act.RETRAIN, reason)
+    return log.order(version, day, actor=actor.name, reason=reason.strip())
+
+
+class Act(StrEnum):
+    """What on-call does beside answering incidents."""
+
+    RETRAIN = "retrain"
+
+
+def _check(rules: ApprovalPolicy, actor: Actor, what: StrEnum, reason: str) -> None:
+    if not rules.holds(actor, ROLE):
+        msg = f"{actor.name} lacks the role {ROLE}; policy {rules.key} says who has it"
+        raise PermissionDenied(msg)
+    rules.check_reason(what, reason)

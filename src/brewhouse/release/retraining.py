@@ -48,18 +48,19 @@ def run_arguments(settings: Settings, given: Mapping[str, Any] | None) -> dict[s
     """What a retraining is told, but for its data: given, or as the last run of the home folder.
 
     Raises:
-        ConfigError: Neither is there.
+        ConfigError: Neither is there, or they name no domain.
     """
     path = settings.home / ARGUMENTS
-    if given:
-        return dict(given)
-    if not path.is_file():
+    if not given and not path.is_file():
         msg = (
             f"{path} is not there, so nothing says how to train; give the arguments of "
             f"{PIPELINE} in a YAML file with --arguments"
         )
         raise ConfigError(msg)
-    found: dict[str, Any] = read_json(path)
+    found: dict[str, Any] = dict(given) if given else read_json(path)
+    if not isinstance(found.get("domain"), str):
+        msg = f"arguments of a retraining need `domain`, got {', '.join(found) or 'nothing'}"
+        raise ConfigError(msg)
     return found
 
 

@@ -47,9 +47,8 @@ class WatchedVersion:
     trained: date | None
 
 
-@contextmanager
-def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[WatchedVersion]:
-    """The champion, or a version by its number.
+def watched_number(settings: Settings, wanted: str = CHAMPION) -> str:
+    """Number of the champion, or of the version named.
 
     Raises:
         RegistryError: There is none.
@@ -61,8 +60,21 @@ def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[Watc
         raise RegistryError(msg)
     known = registry.versions(name)
     if number not in known:
-        msg = f"{name} has no version {number}; it has {', '.join(sorted(known, key=int))}"
+        told = ", ".join(sorted(known, key=int)) or "none"
+        msg = f"{name} has no version {number}; it has {told}"
         raise RegistryError(msg)
+    return number
+
+
+@contextmanager
+def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[WatchedVersion]:
+    """The champion, or a version by its number.
+
+    Raises:
+        RegistryError: There is none.
+    """
+    number = watched_number(settings, wanted)
+    known = Registry(settings.tracking_uri).versions(settings.model_name)
     waiting = [
         other
         for other, found in known.items()

@@ -19,7 +19,7 @@ from brewhouse.platform.drift_log import DriftLog
 from brewhouse.platform.prometheus import exposition
 from brewhouse.release import retraining
 from brewhouse.release.settings import CHAMPION, Settings
-from brewhouse.release.watching import watched_version
+from brewhouse.release.watching import watched_number
 from brewhouse.reporting.drift_page import DriftStory, write_drift_page
 from brewhouse.stages import features as feature_step
 from brewhouse.stages import importing, monitoring, validating
@@ -88,7 +88,11 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     log = monitoring.open_log(settings)
     with tempfile.TemporaryDirectory(prefix="brewhouse-monitor-") as scratch:
-        snapshot, features = _filled(log, settings, version, domain, data, Path(scratch))
+        try:
+            snapshot, features = _filled(log, settings, version, domain, data, Path(scratch))
+        except DataError:
+            write_text(out / METRICS, exposition(log))
+            raise
         found = monitoring.run(
             domain=domain,
             snapshot=snapshot,
@@ -102,15 +106,15 @@ def run(
             scoring=scoring,
         )
         moment = as_of or Snapshot.open(snapshot).end()
+    # What was found is told before anything is trained: that takes long, and may fail.
+    _tell_all(log, found, policy, out)
     started: list[retraining.Started] = []
     if retrain and log.triggers():
         base = retraining.run_arguments(settings, arguments)
         started = retraining.start(log, settings, policy, base, as_of=moment)
         for one in started:
             tell(f"{one.trigger}: run {one.run}")
-    incidents = log.incidents()
-    write_drift_page(_story(log, found, policy, out), out / SUMMARY)
-    write_text(out / METRICS, exposition(log))
+        _tell_all(log, found, policy, out)
     result = {
         "version": found.version,
         "policy": policy.key,
@@ -118,13 +122,18 @@ def run(
             asdict(e) | {"window": [str(d) for d in e.window]} for e in found.evaluations
         ],
         "started": [asdict(one) for one in started],
-        "incidents": len(incidents),
+        "incidents": len(log.incidents()),
         "next": str(found.next),
         "page": str(out / SUMMARY),
         "metrics": str(out / METRICS),
     }
     write_json(out / RESULT, result)
     return result
+
+
+def _tell_all(log: DriftLog, found: monitoring.Monitored, policy: DriftPolicy, out: Path) -> None:
+    write_drift_page(_story(log, found, policy, out), out / SUMMARY)
+    write_text(out / METRICS, exposition(log))
 
 
 def _filled(
@@ -137,8 +146,7 @@ def _filled(
     """
     snapshot = data.snapshot or work / "snapshot"
     features = data.features or work / "features"
-    with watched_version(settings, version) as kept:
-        number = kept.number
+    number = watched_number(settings, version)
     try:
         if data.snapshot is None:
             importing.run(

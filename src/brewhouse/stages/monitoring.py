@@ -107,6 +107,8 @@ def run(
     cut, log = Snapshot.open(snapshot), open_log(settings)
     moment = as_of or cut.end()
     with watched_version(settings, version) as kept:
+        if version == CHAMPION:
+            log.succeeded(kept.number)
         spans = windows(log, kept, policy, moment)
         evaluations, pages = [], []
         for start, end in spans:

@@ -30,7 +30,7 @@ from brewhouse.stages.referring import PROBE
 from brewhouse.stages.scored_rows import SCHEMA, scored_rows
 from brewhouse.stages.scoring import ScoringPlan, score_folder
 from brewhouse.stages.variant import Variant
-from brewhouse.tasks.suite import load_suite
+from brewhouse.tasks.suite import Suite, load_suite
 
 SCORES = "scores.parquet"
 ABOUT = "about.json"
@@ -86,7 +86,7 @@ def observe(
     for first, last in _spans(missing):
         span = (last - first).days + 1
         tell(f"observing {first} to {last}")
-        log = _log(watched, first, last)
+        log = _log(watched, first, last, load_suite(load_domain(watched.domain)))
         told = None
         with tempfile.TemporaryDirectory(prefix="brewhouse-days-") as scratch:
             if len(log):
@@ -123,12 +123,14 @@ def midnight(day: date) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
-def _log(watched: Watched, first: date, last: date) -> pa.Table:
-    """Times of the log's rows of some days, as it was known."""
+def _log(watched: Watched, first: date, last: date, suite: Suite) -> pa.Table:
+    """Times of the log's rows of some days that the tasks are about, as it was known."""
     cut = Snapshot.open(watched.snapshot)
     begin, end = midnight(first), midnight(last + timedelta(days=1))
     log = labels_between(cut, begin, end, as_of=watched.as_of, columns=("event_at", "created_at"))
-    return log.filter(pc.equal(log.column("origin"), LOGGED))
+    surfaces = {task.surface for task in suite.select(list(watched.tasks)).tasks}
+    asked = pc.is_in(log.column("surface"), value_set=pa.array(sorted(surfaces), pa.string()))
+    return log.filter(pc.and_(asked, pc.equal(log.column("origin"), LOGGED)))
 
 
 def labels_between(
