@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from brewhouse.drift.decision import Outcome
 from brewhouse.drift.incidents import Status, Step
-from brewhouse.drift.policy import DriftPolicy, load_drift_policy
+from brewhouse.drift.policy import DriftPolicy, Severity, load_drift_policy
 from brewhouse.drift.signals import Kind, Signal, Window
 from brewhouse.errors import DataError, LifecycleError, RegistryError
 from brewhouse.platform.database import Database
@@ -194,3 +194,36 @@ def test_rows_are_only_added(make: Make, policy: DriftPolicy, table: str) -> Non
     for verb in (f"DELETE FROM {table}", f"UPDATE {table} SET at = 'never'"):
         with pytest.raises(DBAPIError, match="append-only"), log.database.writing() as connection:
             connection.execute(text(verb))
+
+
+def test_a_dismissal_raises_the_threshold_from_the_next_window_on(
+    make: Make, policy: DriftPolicy
+) -> None:
+    log = make()
+    for number, effect in enumerate([0.3, 0.3, 0.0, 0.0]):
+        log.take(_window(number, 0.7, effect), policy)
+        if number == 1:
+            (kept,) = log.incidents()
+            log.act(kept.number, Step.DISMISS, actor="olga", reason="histories grow")
+    assert log.incidents() == []
+    for number in (4, 5):
+        told = log.take(_window(number, 0.7, 0.3), policy).told[-1]
+        assert told.reason.endswith("raised after 1 dismissed as noise")
+        assert "0.3125 for 2 windows" in told.reason
+    assert log.incidents() == []
+    for number in (6, 7):
+        log.take(_window(number, 0.7, 0.35), policy)
+    assert [k.incident.key for k in log.incidents()] == ["input/item_age"]
+
+
+def test_faults_and_orders_stand_once(make: Make, policy: DriftPolicy) -> None:
+    for _ in range(3):
+        make().fault("1", "data/import", severity=Severity.PAGE, reason="not Parquet")
+        make().order("1", date(2026, 3, 1), actor="olga", reason="the feed changed")
+    log = make()
+    assert [k.incident.key for k in log.incidents()] == ["data/import"]
+    assert [t.reason for t in log.triggers()] == ["the feed changed"]
+    log.mended("1", "data/import")
+    log.mended("1", "data/import")
+    assert log.incidents() == []
+    assert [row["step"] for row in log.steps(1)] == ["open", "resolve"]

@@ -7,12 +7,13 @@ where it falls along the decay curve of the same windows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from brewhouse.drift.decay import Decay, Point, fit
-from brewhouse.drift.decision import Context, Evaluation, Outcome, Watch, decide
+from brewhouse.drift.decision import Context, Evaluation, Outcome, State, Watch, decide
 from brewhouse.drift.policy import DriftPolicy
 from brewhouse.drift.signals import Window
 from brewhouse.errors import DataError
@@ -54,6 +55,28 @@ class Replay:
     def net(self) -> float | None:
         """Saved less cost."""
         return None if self.saved is None else self.saved - self.cost
+
+
+def state_after(
+    policy: DriftPolicy, windows: Sequence[Window], dismissed: Sequence[tuple[str, date]]
+) -> State:
+    """What windows leave: judged anew, so that a changed policy counts from the start.
+
+    Args:
+        policy: The rules.
+        windows: Of one version, oldest first.
+        dismissed: Signals of incidents that were called noise, and when those had opened.
+    """
+    state: State = {}
+    for window in windows:
+        context = Context(dismissed=dismissed_before(dismissed, window))
+        _, state = decide(policy, window, state, context)
+    return state
+
+
+def dismissed_before(dismissed: Sequence[tuple[str, date]], window: Window) -> dict[str, int]:
+    """How many incidents of each signal, opened before a window, were called noise."""
+    return dict(Counter(key for key, opened in dismissed if opened <= window.start))
 
 
 def replay(policy: DriftPolicy, windows: Sequence[Window], *, trained: date) -> Replay:

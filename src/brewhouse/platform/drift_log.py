@@ -7,15 +7,15 @@ again, or dies anywhere, changes nothing twice.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from brewhouse.drift.decision import Context, Evaluation, State, decide
+from brewhouse.drift.decision import Context, Evaluation, decide
 from brewhouse.drift.incidents import Change, Incident, Status, Step, reconcile, step
 from brewhouse.drift.policy import DriftPolicy, Severity
+from brewhouse.drift.replay import dismissed_before, state_after
 from brewhouse.drift.signals import Window
 from brewhouse.errors import DataError, UnknownIncidentError
 from brewhouse.files import canonical_json, sha256_json
@@ -152,9 +152,9 @@ class DriftLog:
             context = Context(
                 candidate=candidate,
                 retrains=self._retrains(connection, window),
-                dismissed=_before(dismissed, window),
+                dismissed=dismissed_before(dismissed, window),
             )
-            state = _state(policy, before, dismissed)
+            state = state_after(policy, before, dismissed)
             evaluation, _ = decide(policy, window, state, context)
             if known is not None:
                 return evaluation
@@ -394,22 +394,6 @@ class DriftLog:
 
         row = {"at": self.clock().isoformat(timespec="microseconds")} | values
         connection.execute(insert(named(table, *(column(name) for name in row))).values(row))
-
-
-def _state(
-    policy: DriftPolicy, windows: Sequence[Window], dismissed: Sequence[tuple[str, date]]
-) -> State:
-    """What earlier windows leave: judged anew, so that a changed policy counts from the start."""
-    state: State = {}
-    for window in windows:
-        context = Context(dismissed=_before(dismissed, window))
-        _, state = decide(policy, window, state, context)
-    return state
-
-
-def _before(dismissed: Sequence[tuple[str, date]], window: Window) -> dict[str, int]:
-    """How many incidents of each signal, opened before a window, were called noise."""
-    return dict(Counter(key for key, opened in dismissed if opened <= window.start))
 
 
 def _plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
