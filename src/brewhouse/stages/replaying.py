@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def to_json(found: Replay) -> dict[str, Any]:
             for e in found.evaluations
         ],
         "incidents": {key: [str(d) for d in days] for key, days in found.incidents.items()},
-        "fired": [asdict(one) for one in found.fired],
+        "fired": [{"day": str(one.day), "reason": one.reason} for one in found.fired],
         "cost": found.cost,
         "saved": found.saved,
         "net": found.net,
