@@ -87,7 +87,8 @@ def test_it_runs_a_component(image: str, folder: Path) -> None:
         "from brewhouse.components.import_data.component import import_data as c;"
         "from types import SimpleNamespace as N;"
         f"at = lambda name: N(path='{folder}/' + name, metadata={{}});"
-        "c.python_func(domain='linkedin', source='', preset='tiny', seed=3, publish_to='',"
+        "c.python_func(domain='linkedin', source='', preset='tiny', seed=3, until='',"
+        "publish_to='',"
         "snapshot=at('snapshot'), oracle=at('oracle'))"
     )
     run(image, folder, "python", "-c", code)

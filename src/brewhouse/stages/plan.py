@@ -43,7 +43,7 @@ PLANS: dict[str, dict[str, Any]] = {
         "options": {"batch_tokens": 2048, "checkpoint_steps": 10},
         "max_test_sessions": 400,
         "policy": "smoke",
-        "baselines": "popularity,lightgbm",
+        "baselines": "popularity,item_mean,member_mean,lightgbm",
     },
     "demo": {"model": BASE, "tokens": 6_000_000, "max_test_sessions": 6_000},
     "drift": {
