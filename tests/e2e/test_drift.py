@@ -34,8 +34,8 @@ STEPS = (
     "scored",
     "snapshot sha256",
     "training until",
+    "baseline lightgbm",
     "train finetune",
-    "baseline",
     "judged",
     "registered",
 )

@@ -55,10 +55,15 @@ def test_each_fault_is_told_and_only_it(change, wanted: set[str]) -> None:
 
 def test_whole_data_and_chance_are_no_fault() -> None:
     rng = np.random.default_rng(0)
+    # On a surface with a row a day the count halves or doubles every few weeks.
+    known = KNOWN.model_copy(update={"rows_per_day": KNOWN.rows_per_day | {"ads": 1.0}})
+    called = 0
     for _ in range(300):
         rows = {"feed": int(rng.poisson(700)), "jobs": int(rng.poisson(70))}
-        signals = data_signals(DataFacts(**WHOLE | {"rows": rows}), KNOWN)
-        assert max(s.effect for s in signals) < 1
+        rows["ads"] = int(rng.poisson(7))
+        signals = data_signals(DataFacts(**WHOLE | {"rows": rows}), known)
+        called += max(s.effect for s in signals) >= 1
+    assert called < 15
 
 
 @pytest.mark.parametrize("change", [b for b, _ in BROKEN.values()], ids=BROKEN)

@@ -11,7 +11,7 @@ import pytest
 
 from brewhouse.drift.decision import Context, Finding, decide
 from brewhouse.drift.policy import EffectRule, FallRule, load_drift_policy
-from brewhouse.drift.replay import decay_of, replay
+from brewhouse.drift.replay import decay_of, dismissed_before, replay, state_after
 from brewhouse.drift.signals import Kind, Signal, Window
 from brewhouse.errors import ConfigError
 from brewhouse.stages.replaying import dump, past
@@ -94,6 +94,18 @@ def test_dismissals_raise_the_threshold_and_say_so() -> None:
         assert told.finding is wanted
     assert "0.3125 for 2 windows" in told.reason
     assert told.reason.endswith("raised after 1 dismissed as noise")
+
+
+def test_a_dismissal_changes_no_window_of_before() -> None:
+    """What had opened stays open until it is calm, by the threshold that held when it opened."""
+    policy = load_drift_policy("default")
+    signal = Signal(name="tokens", kind=Kind.INPUT, effect=0.3, n=5000)
+    windows = [w.model_copy(update={"signals": [signal]}) for w in _windows(0.0, weeks=3)]
+    dismissed = [("input/tokens", windows[1].end)]
+    state = state_after(policy, windows[:2], dismissed)
+    assert state["input/tokens"].open
+    assert dismissed_before(dismissed, windows[2]) == {"input/tokens": 1}
+    assert dismissed_before(dismissed, windows[1]) == {}
 
 
 def test_no_number_of_dismissals_silences_a_signal() -> None:

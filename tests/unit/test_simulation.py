@@ -111,6 +111,7 @@ def test_items_exist_before_they_are_shown_and_the_tail_is_long(world: Path) -> 
 
 def test_unknown_preset() -> None:
     with pytest.raises(
-        ConfigError, match="unknown preset 'huge'; choose one of tiny, demo, study, pretrain, bench"
+        ConfigError,
+        match="unknown preset 'huge'; choose one of tiny, demo, study, drift, pretrain, bench",
     ):
         preset("huge", seed=1)
