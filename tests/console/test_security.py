@@ -238,6 +238,12 @@ def test_long_bodies_and_other_hosts_are_not_read(house: House, console: Make) -
     assert client.get("/", headers={"host": "evil.test"}).status_code == 400
 
 
+def test_probes_call_by_address(house: House, console: Make) -> None:
+    client = console(actor="bob@x", address="10.42.0.7")
+    for path, code in {"/healthz": 200, "/readyz": 200, "/metrics": 200, "/healthz/": 400}.items():
+        assert client.get(path, headers={"host": "10.42.3.9:8600"}).status_code == code, path
+
+
 def test_refusals_of_one_address_do_not_fill_the_database(house: House, console: Make) -> None:
     client = console(actor="eve@x", address="192.168.0.9")
     for _ in range(50):

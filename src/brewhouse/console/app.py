@@ -14,6 +14,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import Receive, Scope, Send
 
 import brewhouse
 from brewhouse.console import api, incident_api, incident_pages, pages
@@ -42,6 +43,7 @@ STATUS: dict[type[BrewhouseError], int] = {
     BrewhouseError: 503,
 }
 API = "/api/"
+PROBES = ("/healthz", "/readyz", "/metrics")
 _PLAIN = {
     "X-Content-Type-Options": "nosniff",
     # Not `no-referrer`: with it browsers hide the origin of our own forms.
@@ -85,13 +87,24 @@ def create_app(config: ConsoleConfig, release: Release) -> FastAPI:
     if config.metrics:
         app.add_api_route("/metrics", _metrics, include_in_schema=False)
     app.add_middleware(BodyLimit)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=config.hosts, www_redirect=False)
+    app.add_middleware(KnownHosts, allowed_hosts=config.hosts, www_redirect=False)
     app.middleware("http")(_with_headers)
     app.add_exception_handler(BrewhouseError, _told)
     app.add_exception_handler(RequestValidationError, _misunderstood)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(SQLAlchemyError, _unreachable)
     return app
+
+
+class KnownHosts(TrustedHostMiddleware):
+    """Refuses unknown hosts, but of probes: kubelets and Prometheus call a pod by its address."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on if its Host is known or its path needs none."""
+        if scope["type"] == "http" and scope["path"] in PROBES:
+            await self.app(scope, receive, send)
+            return
+        await super().__call__(scope, receive, send)
 
 
 def policy(config: ConsoleConfig) -> str:
