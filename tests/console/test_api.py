@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from brewhouse.drift.policy import Severity
 from tests.console.conftest import served
+from tests.kfp.server import serve
 from tests.release.conftest import House
 
 HOOKS = "tests.console.api_hooks"
@@ -176,21 +177,18 @@ def test_kubeflow_runs_an_order_once(
     house: House, console: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Kubeflow Pipelines is named, an order is submitted there, under a name of its own."""
-    sent: list[tuple[str, dict[str, Any], str]] = []
-
-    def submit(name: str, arguments: dict[str, Any], **options: str) -> str:
-        sent.append((name, arguments, options["run_name"]))
-        assert options["host"] == "http://ml-pipeline:8888"
-        return "run-1"
-
-    monkeypatch.setenv("BREWHOUSE_KFP_HOST", "http://ml-pipeline:8888")
-    monkeypatch.setattr("brewhouse.release.running.submit", submit)
-    house.register(1)
-    client = console(actor="bob@x")
-    for act, revision in (("approve", 3), ("order", 4)):
-        value = {"act": act, "reason": "to be run elsewhere", "revision": revision}
-        done = client.post("/api/v1/versions/1/decisions", json=value)
-    assert done.json()["promotion"] == {"state": "submitted", "detail": "run-1"}
-    client.post("/api/v1/versions/1/promotion")
-    assert sent == [("promote", {"version": "1"}, "ranker-1-order-5")]
-    assert "run-1" in client.get("/versions/1").text
+    with serve() as (server, address):
+        monkeypatch.setenv("BREWHOUSE_KFP_HOST", address)
+        house.register(1)
+        client = console(actor="bob@x")
+        for act, revision in (("approve", 3), ("order", 4)):
+            value = {"act": act, "reason": "to be run elsewhere", "revision": revision}
+            done = client.post("/api/v1/versions/1/decisions", json=value)
+        ((run, kept),) = server.runs.items()
+        assert done.json()["promotion"] == {"state": "submitted", "detail": run}
+        assert kept["display_name"] == "ranker-1-order-5"
+        assert kept["runtime_config"]["parameters"] == {"version": "1"}
+        assert kept["service_account"] == "brewhouse-promote"
+        client.post("/api/v1/versions/1/promotion")
+        assert list(server.runs) == [run]
+        assert run in client.get("/versions/1").text

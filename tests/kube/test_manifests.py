@@ -191,7 +191,9 @@ BROKEN: dict[str, tuple[tuple[str, str], Callable[[Object], None], str]] = {
     ),
     "baseline pods": (
         ("Namespace", "ranker"),
-        lambda v: v["metadata"]["labels"].update({"pod-security.kubernetes.io/enforce": "baseline"}),
+        lambda v: v["metadata"]["labels"].update(
+            {"pod-security.kubernetes.io/enforce": "baseline"}
+        ),
         "not `restricted`",
     ),
     "no cost label": (
@@ -253,7 +255,9 @@ def test_a_queue_leads_to_a_share_of_pools_that_are_there(team: str) -> None:
 
 def space_map(space: dict[tuple[str, str], Object], prefix: str) -> dict[str, str]:
     """Data of a ConfigMap whose name kustomize lengthened with its hash."""
-    found = next(v for (kind, n), v in space.items() if kind == "ConfigMap" and n.startswith(prefix))
+    found = next(
+        v for (kind, n), v in space.items() if kind == "ConfigMap" and n.startswith(prefix)
+    )
     return dict(found["data"])
 
 

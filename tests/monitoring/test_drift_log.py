@@ -139,7 +139,11 @@ def test_retrains_before_and_candidates_hold_a_trigger(make: Make, policy: Drift
     _take(log, policy, FALLEN)
     after = log.take(_window(6, 0.66), policy)
     assert after.outcome is Outcome.INCIDENT
-    assert "cooldown" in after.held[0]
+    (trigger,) = log.triggers()
+    assert after.held[0] == f"the run of {trigger.trigger} has not ended"
+    assert "cooldown" in after.held[1]
+    log.ended(trigger.trigger, "FAILED", "no room")
+    assert "cooldown" in log.take(_window(7, 0.66), policy).held[0]
     for number, value in enumerate(CALM):
         log.take(_window(number + 20, value, version="2"), policy, candidate="3")
     held = log.take(_window(25, 0.60, version="2"), policy, candidate="3")
@@ -187,10 +191,11 @@ def test_windows_come_in_order_and_are_measured_once(make: Make, policy: DriftPo
         log.take(odd, policy)
 
 
-@pytest.mark.parametrize("table", ["drift_windows", "incident_steps", "triggers"])
+@pytest.mark.parametrize("table", ["drift_windows", "incident_steps", "triggers", "trigger_ends"])
 def test_rows_are_only_added(make: Make, policy: DriftPolicy, table: str) -> None:
     log = make()
     _take(log, policy, FALLEN)
+    log.ended(log.triggers()[0].trigger, "FAILED")
     for verb in (f"DELETE FROM {table}", f"UPDATE {table} SET at = 'never'"):
         with pytest.raises(DBAPIError, match="append-only"), log.database.writing() as connection:
             connection.execute(text(verb))
@@ -214,6 +219,62 @@ def test_a_dismissal_raises_the_threshold_from_the_next_window_on(
     for number in (6, 7):
         log.take(_window(number, 0.7, 0.35), policy)
     assert [k.incident.key for k in log.incidents()] == ["input/item_age"]
+
+
+def test_windows_that_were_missed_order_one_retraining(make: Make, policy: DriftPolicy) -> None:
+    """The monitor was down for nine weeks: the cooldown passes within one run, one order stands."""
+    log = make()
+    _take(log, policy, [*FALLEN, *[0.66] * 9])
+    assert [t.version for t in log.triggers()] == ["1"]
+
+
+def test_an_order_of_a_person_counts_whatever_its_day(make: Make, policy: DriftPolicy) -> None:
+    log = make()
+    _take(log, policy, CALM)
+    trigger = log.order("1", _window(5, 0.0).end + timedelta(days=1), actor="olga", reason="why")
+    log.ended(trigger, "SUCCEEDED")
+    found = log.take(_window(5, 0.66), policy)
+    assert (found.outcome, found.trigger) == (Outcome.INCIDENT, "")
+    assert "the last retraining was ordered on" in found.held[0]
+
+
+def test_a_version_that_is_not_in_use_orders_nothing(make: Make, policy: DriftPolicy) -> None:
+    log = make()
+    for number, value in enumerate(FALLEN):
+        found = log.take(_window(number, value), policy, champion=False)
+    assert found.held == ("it is not the version in use",)
+    assert log.triggers() == []
+
+
+def test_a_window_is_told_as_it_was_judged(make: Make, policy: DriftPolicy) -> None:
+    log = make()
+    first = _take(log, policy, FALLEN)
+    again = log.take(_window(5, 0.66), policy, candidate="9")
+    assert again == first
+    assert again.outcome is Outcome.TRIGGER
+
+
+def test_how_a_run_ended_is_told_once_more_if_it_was_mended(make: Make) -> None:
+    log = make()
+    trigger = log.order("1", date(2026, 3, 1), actor="olga", reason="why")
+    states = []
+    for state in ("FAILED", "FAILED", "SUCCEEDED", "FAILED"):
+        log.ended(trigger, state)
+        states.append(log.triggers()[0].ended)
+    assert states == ["FAILED", "FAILED", "SUCCEEDED", "SUCCEEDED"]
+
+
+def test_a_snooze_that_is_over_opens_again(make: Make, policy: DriftPolicy) -> None:
+    log = make()
+    log.fault("1", "data/import", severity=Severity.PAGE, reason="not Parquet")
+    log.act(1, Step.SNOOZE, actor="olga", reason="known", until=date(2026, 3, 1))
+    log.renew()
+    assert log.incident(1).incident.status is Status.SNOOZED
+    log.clock = lambda: datetime(2026, 3, 2, 6, tzinfo=UTC)
+    log.renew()
+    log.renew()
+    assert log.incident(1).incident.status is Status.OPEN
+    assert [row["step"] for row in log.steps(1)] == ["open", "snooze", "renew"]
 
 
 def test_faults_and_orders_stand_once(make: Make, policy: DriftPolicy) -> None:

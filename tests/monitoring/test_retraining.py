@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,12 +12,12 @@ import pytest
 
 from brewhouse.drift.policy import load_drift_policy
 from brewhouse.errors import ConfigError, PipelineError
-from brewhouse.files import read_json
 from brewhouse.platform import pipelines
 from brewhouse.platform.database import Database
 from brewhouse.platform.drift_log import DriftLog
 from brewhouse.release import retraining
 from brewhouse.release.settings import Settings
+from tests.kfp.server import Open, Server, serve
 
 AS_OF = datetime(2026, 5, 10, 6, tzinfo=UTC)
 BASE = {"domain": "linkedin", "preset": "tiny", "train_end": "2020-01-01", "champion": "none"}
@@ -35,20 +36,11 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.read(tmp_path / "home")
 
 
-class Kubeflow:
-    """Runs by name, as the API server keeps them."""
-
-    def __init__(self) -> None:
-        self.runs: dict[str, dict[str, Any]] = {}
-        self.lost = 0
-
-    def submit(self, _name: str, arguments: dict[str, Any], *, run_name: str, **_: str) -> str:
-        self.runs.setdefault(run_name, arguments)
-        if self.lost:
-            self.lost -= 1
-            msg = "the connection was lost after the request was sent"
-            raise PipelineError(msg)
-        return f"id-{run_name}"
+@pytest.fixture
+def kubeflow(settings: Settings) -> Iterator[tuple[Server, Settings]]:
+    """A server of pipelines, and settings that name it."""
+    with serve() as (held, address):
+        yield held, replace(settings, kfp_host=address)
 
 
 def _start(log: DriftLog, settings: Settings) -> list[retraining.Started]:
@@ -56,27 +48,53 @@ def _start(log: DriftLog, settings: Settings) -> list[retraining.Started]:
 
 
 def test_kubeflow_gets_one_run_however_often(
-    log: DriftLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    log: DriftLog, kubeflow: tuple[Server, Settings]
 ) -> None:
-    server, where = Kubeflow(), replace(settings, kfp_host="https://kfp.test")
-    monkeypatch.setattr(retraining, "submit", server.submit)
-    server.lost = 1
-    with pytest.raises(PipelineError, match="connection was lost"):
-        _start(log, where)
-    assert log.triggers()[0].run == ""
+    server, where = kubeflow
+    server.lose = ["after"]
     (started,) = _start(log, where)
-    assert started.run == f"id-{started.trigger}"
+    assert list(server.runs) == [started.run]
+    assert server.runs[started.run]["display_name"] == started.trigger
+    assert server.runs[started.run]["service_account"] == "brewhouse-train"
+    assert log.triggers()[0].run == started.run
     assert _start(log, where) == []
-    assert list(server.runs) == [started.trigger]
+    assert len(server.runs) == 1
+
+
+def test_two_who_start_at_the_same_moment_share_a_run(
+    log: DriftLog, kubeflow: tuple[Server, Settings]
+) -> None:
+    """The monitor and a person: both looked before either had started."""
+    server, where = kubeflow
+    server.lock = Open()  # type: ignore[assignment]
+    theirs: list[list[retraining.Started]] = []
+    server.meanwhile = lambda: theirs.append(_start(log, where))
+    ours = _start(log, where)
+    assert ours[0].run == theirs[0][0].run == log.triggers()[0].run
+    assert sorted(run["state"] for run in server.runs.values()) == ["CANCELING", "PENDING"]
+    assert server.runs[ours[0].run]["state"] == "PENDING"
+
+
+def test_how_a_run_ended_is_noted(log: DriftLog, kubeflow: tuple[Server, Settings]) -> None:
+    server, where = kubeflow
+    (started,) = _start(log, where)
+    retraining.note_ends(log, where)
+    assert log.triggers()[0].ended == ""
+    server.runs[started.run] |= {"state": "FAILED", "error": {"message": "out of memory"}}
+    server.down = 1
+    retraining.note_ends(log, where)
+    assert log.triggers()[0].ended == "FAILED"
+    # It has its run: nothing is started for it again.
+    assert _start(log, where) == []
 
 
 def test_a_run_is_told_the_past_alone_and_why(
-    log: DriftLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    log: DriftLog, kubeflow: tuple[Server, Settings]
 ) -> None:
-    server, where = Kubeflow(), replace(settings, kfp_host="https://kfp.test")
-    monkeypatch.setattr(retraining, "submit", server.submit)
+    server, where = kubeflow
     _start(log, where)
-    ((trigger, told),) = server.runs.items()
+    (run,) = server.runs.values()
+    told, trigger = run["runtime_config"]["parameters"], run["display_name"]
     # Window's end less maturity (3), tests (14) and gap (2).
     assert told["train_end"] == "2026-04-19"
     assert told["until"] == AS_OF.isoformat()
@@ -111,8 +129,51 @@ def test_a_local_run_that_died_goes_on_as_it_began(
     assert told[0]["home"] == str(settings.home)
     assert _start(log, settings) == []
     assert len(told) == 2
-    folder = retraining.local_folder(settings, started.trigger)
-    assert read_json(folder / retraining.DONE)["run"] == log.triggers()[0].run
+    assert log.triggers()[0].ended == "SUCCEEDED"
+
+
+def test_a_corrected_argument_reaches_a_run_that_failed(
+    log: DriftLog, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    def wants_data(_name: str, arguments: dict[str, Any], *_: Any, **__: Any) -> None:
+        told.append(arguments)
+        if arguments["source"] == "/wrong":
+            msg = "no files in /wrong"
+            raise PipelineError(msg)
+
+    monkeypatch.setattr(retraining, "run_local", wants_data)
+    with pytest.raises(PipelineError, match="no files"):
+        retraining.start(log, settings, POLICY, BASE | {"source": "/wrong"}, as_of=AS_OF)
+    assert log.triggers()[0].ended == "FAILED"
+    later = datetime(2026, 6, 1, tzinfo=UTC)
+    retraining.start(log, settings, POLICY, BASE | {"source": "/right"}, as_of=later)
+    assert [one["source"] for one in told] == ["/wrong", "/right"]
+    assert told[0]["until"] == told[1]["until"]
+    assert log.triggers()[0].ended == "SUCCEEDED"
+
+
+def test_another_home_leaves_a_run_alone(
+    log: DriftLog, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One database, two machines: whoever began finishes, and what is done is done for all."""
+    trained: list[str] = []
+
+    def train(_name: str, arguments: dict[str, Any], *_: Any, **__: Any) -> None:
+        trained.append(arguments["home"])
+        if len(trained) == 1:
+            msg = "killed"
+            raise PipelineError(msg)
+
+    monkeypatch.setattr(retraining, "run_local", train)
+    other = Settings.read(tmp_path / "elsewhere")
+    with pytest.raises(PipelineError, match="killed"):
+        _start(log, settings)
+    assert _start(log, other) == []
+    assert len(_start(log, settings)) == 1
+    assert _start(log, other) == []
+    assert trained == [str(settings.home)] * 2
 
 
 def test_a_run_at_work_is_left_alone(
@@ -135,38 +196,3 @@ def test_without_arguments_there_is_one_message(settings: Settings) -> None:
     assert retraining.run_arguments(settings, BASE) == BASE
     with pytest.raises(ConfigError, match="need `domain`, got preset"):
         retraining.run_arguments(settings, {"preset": "tiny"})
-
-
-class Recurring:
-    """The client's calls about recurring runs."""
-
-    jobs: list[Any] = []  # noqa: RUF012
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-
-    def create_experiment(self, name: str) -> Any:
-        return type("E", (), {"experiment_id": name})
-
-    def list_recurring_runs(self, **_: Any) -> Any:
-        return type("L", (), {"recurring_runs": self.jobs, "next_page_token": ""})
-
-    def create_recurring_run(self, **given: Any) -> Any:
-        assert Path(given["pipeline_package_path"]).read_text().startswith("# PIPELINE DEFINITION")
-        job = type("J", (), {"display_name": given["job_name"], "recurring_run_id": "r1"} | given)
-        self.jobs.append(job)
-        return job
-
-
-def test_the_monitor_is_scheduled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import kfp.client
-
-    monkeypatch.setattr(kfp.client, "Client", Recurring)
-    given = {"host": "https://kfp.test", "experiment": "e", "job_name": "monitor-linkedin"}
-    for _ in range(2):
-        found = pipelines.schedule("monitor", {"domain": "linkedin"}, cron="0 0 6 * * *", **given)
-        assert found == "r1"
-    (job,) = Recurring.jobs
-    assert (job.max_concurrency, job.no_catchup, job.enable_caching) == (1, True, False)
-    with pytest.raises(ConfigError, match="5 fields; write six"):
-        pipelines.schedule("monitor", {}, cron="0 6 * * *", **given)

@@ -189,6 +189,30 @@ def test_broken_data_inhibit_and_leave_no_trace() -> None:
     assert [e.told[1].reason for e in found[7:]] == [e.told[1].reason for e in straight[5:]]
 
 
+def test_what_a_person_called_noise_inhibits_nothing_until_it_was_calm() -> None:
+    """A surface was closed on purpose: performance is judged; the next break inhibits again."""
+    policy, volume = _policy(), _signal("data/volume", effect=2.0)
+    windows = [[_signal("data/volume", effect=0.0), *s] for s in _auc(0.70, 0.69, 0.71, 0.70, 0.70)]
+    windows += [[volume, *s] for s in _auc(0.70, 0.70)]
+    opened = START + timedelta(weeks=6)
+    noise = Context(noise=frozenset({("data/volume", opened)}))
+    findings = [e.told[1].finding for e in _windows(policy, windows, noise)[5:]]
+    assert findings == [Finding.CALM, Finding.CALM]
+    windows += [[_signal("data/volume", effect=0.0), *_auc(0.70)[0]], [volume, *_auc(0.70)[0]]]
+    findings = [e.told[1].finding for e in _windows(policy, windows, noise)[5:]]
+    assert findings == [Finding.CALM, Finding.CALM, Finding.CALM, Finding.INHIBITED]
+
+
+def test_the_spread_between_windows_is_of_falls_not_of_what_was_measured() -> None:
+    """Weeks of easy and of hard tasks: the mean swings, and so does what it is held against."""
+    swing = [0.80, 0.60, 0.80, 0.60, 0.80, 0.60, 0.60]
+    signals = [
+        [_signal("performance/auc", value=v - fall, error=0.005, reference=v)]
+        for v, fall in zip(swing, [0, 0.01, -0.01, 0, 0, 0.05, 0.05], strict=True)
+    ]
+    assert [e.outcome for e in _windows(_policy(), signals)][-1] is Outcome.TRIGGER
+
+
 def test_same_windows_same_decision() -> None:
     signals = _auc(0.70, 0.69, 0.71, 0.70, 0.68, 0.67)
     assert _windows(_policy(), signals) == _windows(_policy(), signals)
@@ -204,6 +228,15 @@ def test_same_windows_same_decision() -> None:
             "clear 0.2 is above 0.1",
         ),
         ("{name: p, version: 1, warm_up_windows: 1, rules: []}", "warm_up_windows"),
+        (
+            "{name: p, version: 1, rules: [{kind: fall, signal: score/psi/*}]}",
+            "kind fall is never judged; make it effect",
+        ),
+        (
+            "{name: p, version: 1, rules: [{kind: effect, signal: performance/auc, above: 1, "
+            "clear: 1}]}",
+            "kind effect is never judged; make it fall",
+        ),
     ],
 )
 def test_mistakes_in_a_policy_are_named(tmp_path: Path, text: str, told: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
 
+from brewhouse.drift.decision import Context, decide
 from brewhouse.drift.estimate import Calibration, estimate_reference, estimates, promised_auc
 from brewhouse.drift.measure import (
     Performance,
@@ -20,6 +22,8 @@ from brewhouse.drift.measure import (
     psi,
     score_drift,
 )
+from brewhouse.drift.policy import load_drift_policy
+from brewhouse.drift.signals import Window
 from brewhouse.evaluation.metrics import auc
 from brewhouse.evaluation.uncertainty import delong_clustered
 from brewhouse.stages.scored_rows import unlabelled
@@ -69,6 +73,74 @@ def test_a_fall_is_told_beside_the_reference() -> None:
     assert (overall.n, feed.n, jobs.n) == (36_000, 24_000, 12_000)
     assert overall.error is not None
     assert overall.error < feed.error < jobs.error
+
+
+def _easy_and_hard(seed: int, *, easy_yes: bool = True, rows: int = 600) -> list[ScoredTask]:
+    """An easy task and a hard one; in some weeks nobody says yes to the easy one."""
+    rng, out = np.random.default_rng(seed), []
+    for name, skill in (("easy", 3.0), ("hard", 0.4)):
+        member = np.arange(rows)
+        s = rng.normal(size=rows)
+        y = (rng.random(rows) < 1 / (1 + np.exp(-skill * s))).astype(float)
+        if name == "easy" and not easy_yes:
+            y[:] = 0
+        out.append(ScoredTask(name=name, surface="feed", s=s, member=member, y=y))
+    return out
+
+
+def test_a_week_without_a_task_is_held_against_the_other_tasks_alone() -> None:
+    reference = performance_of(_easy_and_hard(1, rows=5000))
+    both = performance(_easy_and_hard(2), reference)[0]
+    hard = performance(_easy_and_hard(3, easy_yes=False), reference)[0]
+    assert both.reference == pytest.approx(np.mean(list(reference.auc.values.values())))
+    assert hard.reference == pytest.approx(reference.auc.values["hard"])
+    assert abs(hard.value - hard.reference) < 3 * hard.error
+    assert hard.detail == {"left out": "easy (fewer than 20 of a label)"}
+    assert hard.reference_error == pytest.approx(reference.auc.covariance[1][1] ** 0.5)
+    nothing = performance(_easy_and_hard(3, easy_yes=False)[:1], reference)[0]
+    assert (nothing.value, nothing.reference, nothing.n) == (None, None, 0)
+
+
+def test_a_mean_s_error_follows_from_the_covariance() -> None:
+    tasks = _tasks(5, members=500)
+    reference = performance_of(tasks)
+    for names in (["a"], ["a", "c"], ["a", "b", "c"]):
+        wanted = mean_auc([task for task in tasks if task.name in names])
+        assert reference.auc.over(names) == pytest.approx(wanted)
+    assert reference.auc.over([]) is None
+    assert reference.auc.over(["a", "x"]) is None
+
+
+def test_rare_labels_do_not_cry_wolf() -> None:
+    """A year of weeks in which one task has about three positives: nothing has fallen."""
+    policy = load_drift_policy("default")
+
+    def week(rng: np.random.Generator, rows: int) -> list[ScoredTask]:
+        out = []
+        for name, rate in (("a", 0.5), ("b", 0.3), ("rare", 3 / 400)):
+            s = rng.normal(size=rows)
+            y = (rng.random(rows) < rate * 2 / (1 + np.exp(-s))).astype(float)
+            out.append(ScoredTask(name=name, surface="feed", s=s, member=np.arange(rows), y=y))
+        return out
+
+    fired = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        reference, state = performance_of(week(rng, 8000)), {}
+        for number in range(52):
+            start = date(2026, 1, 5) + timedelta(weeks=number)
+            window = Window(
+                version="1",
+                start=start,
+                end=start + timedelta(weeks=1),
+                matured_until=start,
+                signals=performance(week(rng, 400), reference),
+            )
+            evaluation, state = decide(policy, window, state, Context())
+            if evaluation.trigger:
+                fired += 1
+                break
+    assert fired <= 2
 
 
 def test_scores_that_moved_and_calibration_that_rose() -> None:
@@ -174,10 +246,10 @@ def test_estimates_see_harder_requests_and_know_when_they_are_wrong() -> None:
     harder = estimates(unlabelled(rows(1, spread=0.5)), rows(2), known, bound.auc)
     truth = mean_auc(rows(1, spread=0.5))[0]
     assert harder[0].value == pytest.approx(truth, abs=0.01)
-    assert harder[0].effect == pytest.approx(bound.auc[""][0] - truth, abs=0.01)
+    assert harder[0].effect == pytest.approx(bound.auc.values["a"] - truth, abs=0.01)
     # A change of taste is not to be seen in scores; the matured cohort tells.
     blind = estimates(unlabelled(rows(3, taste=0.3)), rows(4, taste=0.3), known, bound.auc)
-    assert blind[0].value == pytest.approx(bound.auc[""][0], abs=0.01)
+    assert blind[0].value == pytest.approx(bound.auc.values["a"], abs=0.01)
     assert blind[0].effect is None
     assert "not believed: the last estimate was +0.1" in blind[0].detail["why"]
     early = estimates(unlabelled(rows(5)), [], known, bound.auc)

@@ -69,7 +69,8 @@ def run(
     policy: Policy = "default",
     version: Version = "champion",
     as_of: Annotated[
-        str, typer.Option(help="Read the log as it was then, ISO 8601 in UTC; all of it if empty")
+        str,
+        typer.Option(help="Judge what was over then, on the log as it was, ISO 8601; now if empty"),
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="Folder for pages and metrics; HOME/drift if empty")
@@ -120,8 +121,15 @@ def run(
 
 def _read(path: Path | None) -> dict[str, Any] | None:
     from brewhouse.domains.loader import read_yaml
+    from brewhouse.errors import ConfigError
 
-    return read_yaml(path)[0] if path else None
+    if path is None:
+        return None
+    found = read_yaml(path)[0]
+    if not isinstance(found, dict) or not found:
+        msg = f"{path} holds no arguments; write one `name: value` a line, `domain` among them"
+        raise ConfigError(msg)
+    return found
 
 
 def _show_run(found: dict[str, Any]) -> None:
@@ -217,9 +225,10 @@ def snooze(
     home: Home = "",
     as_json: Json = False,
 ) -> None:
-    """Silence an incident until a day; it opens again if its signal is still open then."""
-    moment = _moment(until)
-    assert moment is not None
+    """Silence an incident until a day; it opens again then, unless its signal has calmed."""
+    from brewhouse.data.splits import parse_day
+
+    moment = parse_day(until)
     _act(incident, "snooze", reason, home, as_json, until=moment.date())
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from brewhouse.console.api import ERRORS, Reader, desk_of
 from brewhouse.console.desk import Desk
 from brewhouse.drift.incidents import Step
-from brewhouse.platform.drift_log import Kept, Trigger
+from brewhouse.platform.drift_log import Kept
+from brewhouse.platform.drift_triggers import Trigger
 
 Incident = Annotated[int, Path(description="Incident", ge=1, le=2**31 - 1)]
 Doing = Literal["acknowledge", "snooze", "dismiss", "resolve"]

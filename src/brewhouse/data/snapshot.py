@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,12 @@ class Snapshot:
             ).columns
         ]
         return max(newest) + timedelta(microseconds=1)
+
+    def now(self) -> datetime:
+        """The wall clock; where the world is simulated, the moment at which its log ends."""
+        if self.manifest["provenance"].get("simulated"):
+            return self.end()
+        return datetime.now(UTC)
 
 
 def write_snapshot(

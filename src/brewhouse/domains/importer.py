@@ -80,6 +80,9 @@ def import_source(
         "seed": seed,
         "until": until.isoformat() if until else "",
     }
+    if domain.source.oracle and any(source.glob(domain.source.oracle)):
+        # Whoever has the true probabilities has made the world up: its time is not ours.
+        provenance["simulated"] = True
     return write_snapshot(target, tables, domain=domain.name, provenance=provenance)
 
 

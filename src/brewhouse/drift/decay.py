@@ -72,7 +72,7 @@ class Decay:
         return Crossing(age=found[0], earliest=found[1], latest=found[2])
 
     def best_interval(self, *, cost: float, worth: float) -> float | None:
-        """Weeks between trainings that cost least in all; None where it does not decay.
+        """Weeks between trainings that cost least in all; None where nothing is lost by waiting.
 
         Training every T weeks costs cost / T a week; the metric lost is on average -slope T / 2,
         at `worth` for 1.0 of it in a week: the sum is least at sqrt(2 cost / (-slope worth)).
@@ -81,7 +81,7 @@ class Decay:
             cost: Of a training, in any unit.
             worth: Of 1.0 of the metric for a week, in the same unit.
         """
-        if self.slope >= 0:
+        if self.slope >= 0 or worth <= 0:
             return None
         return math.sqrt(2 * cost / (-self.slope * worth))
 

@@ -47,7 +47,8 @@ class Watch:
         windows: How many were judged or warmed up.
         over, calm: Windows one after another above and below.
         open: Whether an incident stands.
-        values, errors: Of the warm-up.
+        since: End of the window in which it opened.
+        values, errors: Of the warm-up, less the reference where there is one.
         detector: Of a metric that may fall.
     """
 
@@ -55,6 +56,7 @@ class Watch:
     over: int = 0
     calm: int = 0
     open: bool = False
+    since: date | None = None
     values: tuple[float, ...] = ()
     errors: tuple[float, ...] = ()
     detector: Detector = field(default_factory=Detector)
@@ -77,13 +79,19 @@ class Context:
 
     Attributes:
         candidate: Version that waits for a person; empty if none does.
+        unfinished: Order to train this version again whose run has not ended; empty if none.
+        champion: Whether the version is in use.
         retrains: Days on which a retraining was ordered.
-        dismissed: How many incidents of a signal, by key, were called noise.
+        dismissed: How many incidents of a signal, by key, were called noise before the window.
+        noise: Signal and opening day of every incident that was called noise.
     """
 
     candidate: str = ""
+    unfinished: str = ""
+    champion: bool = True
     retrains: tuple[date, ...] = ()
     dismissed: Mapping[str, int] = field(default_factory=dict)
+    noise: frozenset[tuple[str, date]] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,19 +137,25 @@ def decide(
     watches = dict(state)
     told: list[Told] = []
     # Broken data explain whatever else looks like drift, so they are judged first; what they spoil
-    # is not judged, and leaves no trace in what is kept.
+    # is not judged, and leaves no trace in what is kept. What a person called noise spoils nothing.
     first = [s for s in window.signals if s.kind in policy.inhibited_by]
     rest = [s for s in window.signals if s.kind not in policy.inhibited_by]
     for signal in first:
-        one, watches[signal.key] = _judge(policy, signal, watches.get(signal.key, Watch()), context)
+        before = watches.get(signal.key, Watch())
+        one, watches[signal.key] = _judge(policy, signal, before, context, window.end)
         told.append(one)
-    causes = [one.key for one in told if one.finding is Finding.OPEN]
+    causes = [
+        one.key
+        for one in told
+        if one.finding is Finding.OPEN and (one.key, watches[one.key].since) not in context.noise
+    ]
     for signal in rest:
         if causes and policy.rule(signal):
             reason = f"not judged while {', '.join(causes)} stands"
             told.append(_told(signal, Finding.INHIBITED, reason))
             continue
-        one, watches[signal.key] = _judge(policy, signal, watches.get(signal.key, Watch()), context)
+        before = watches.get(signal.key, Watch())
+        one, watches[signal.key] = _judge(policy, signal, before, context, window.end)
         told.append(one)
     asking = [one for one in told if one.finding is Finding.OPEN and one.retrain]
     held = _held(policy, window.end, context) if asking else []
@@ -161,7 +175,7 @@ def decide(
 
 
 def _judge(
-    policy: DriftPolicy, signal: Signal, watch: Watch, context: Context
+    policy: DriftPolicy, signal: Signal, watch: Watch, context: Context, today: date
 ) -> tuple[Told, Watch]:
     found = policy.rule(signal)
     if found is None:
@@ -169,6 +183,7 @@ def _judge(
     times = context.dismissed.get(signal.key, 0)
     rule = found.raised(times)
     told, after = _judge_by(policy, rule, signal, watch)
+    after = replace(after, since=(watch.since or today) if after.open else None)
     if times:
         told = replace(told, reason=f"{told.reason}; raised after {times} dismissed as noise")
     return told, after
@@ -218,7 +233,7 @@ def _judge_fall(
     if watch.windows <= policy.warm_up_windows:
         watch = replace(
             watch,
-            values=(*watch.values, signal.value),
+            values=(*watch.values, signal.value - (signal.reference or 0.0)),
             errors=(*watch.errors, signal.error),
         )
         reason = f"window {watch.windows} of {policy.warm_up_windows} of the warm-up"
@@ -265,6 +280,10 @@ def _told(
 
 def _held(policy: DriftPolicy, today: date, context: Context) -> list[str]:
     held = []
+    if not context.champion:
+        held.append("it is not the version in use")
+    if context.unfinished:
+        held.append(f"the run of {context.unfinished} has not ended")
     if context.candidate:
         held.append(f"version {context.candidate} waits for a person already")
     last = max(context.retrains, default=None)

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from brewhouse.domains.strict import Strict
-from brewhouse.drift.measure import ScoredTask, by_surface, mean_auc
+from brewhouse.drift.measure import Means, ScoredTask, by_surface, compared, mean_auc, measurable
 from brewhouse.drift.signals import Kind, Signal
 
 TRUSTED = 0.02
 """Error on the last matured cohort up to which an estimate is believed, beyond sampling."""
+LEAST_ROWS = 40
+"""Rows that a promise is made on."""
 _STEPS = 50
 _LONGEST = 2.0
 
@@ -35,7 +37,7 @@ class EstimateReference(Strict):
 
     Attributes:
         calibration: By task.
-        promised: Mean AUC that the test rows' scores promised, by surface; `""` for all.
+        promised: AUC that the test rows' scores promised, by task.
     """
 
     calibration: dict[str, Calibration]
@@ -43,25 +45,16 @@ class EstimateReference(Strict):
 
 
 def estimate_reference(tasks: Sequence[ScoredTask]) -> EstimateReference:
-    """Fit calibrations on a version's matured test rows."""
-    fitted = {
-        task.name: _platt(np.asarray(task.y, float), task.s)
-        for task in tasks
-        if task.y is not None and 0 < task.y.sum() < len(task.y)
-    }
-    found = {
-        surface: _promised(part, fitted) for surface, part in by_surface(tasks).items() if part
-    }
-    return EstimateReference(
-        calibration=fitted, promised={k: v for k, v in found.items() if math.isfinite(v)}
-    )
+    """Fit calibrations on a version's matured test rows, of the tasks that are measurable."""
+    fitted = {t.name: _platt(np.asarray(t.y, float), t.s) for t in tasks if measurable(t)}
+    return EstimateReference(calibration=fitted, promised=_promised(tasks, fitted))
 
 
 def estimates(
     fresh: Sequence[ScoredTask],
     matured: Sequence[ScoredTask],
     reference: EstimateReference,
-    auc: dict[str, tuple[float, float]],
+    auc: Means,
 ) -> list[Signal]:
     """By how much the AUC is expected to have fallen, by surface, and how the last estimate did.
 
@@ -69,14 +62,15 @@ def estimates(
         fresh: Rows whose labels have not matured.
         matured: The last cohort whose labels have.
         reference: Bound to the version.
-        auc: What the version's test rows said, by surface.
+        auc: What the version's test rows said.
     """
     wrong = _errors(matured, reference, auc)
     out = []
     for surface, part in by_surface(fresh).items():
-        if surface not in reference.promised or surface not in auc:
+        fall, names = _fall(part, reference)
+        known = auc.over(names)
+        if known is None:
             continue
-        fall = reference.promised[surface] - _promised(part, reference.calibration)
         error, doubt = wrong.get(surface, (math.nan, math.nan))
         believed = math.isfinite(error) and abs(error) <= TRUSTED + 2 * doubt
         why = (
@@ -84,15 +78,14 @@ def estimates(
             if not math.isfinite(error)
             else f"the last estimate was {error:+.3f} off"
         )
-        known = math.isfinite(fall)
         out.append(
             Signal(
                 name="auc",
                 kind=Kind.ESTIMATE,
                 surface=surface,
-                effect=fall if known and believed else None,
-                value=auc[surface][0] - fall if known else None,
-                reference=auc[surface][0],
+                effect=fall if believed else None,
+                value=known[0] - fall,
+                reference=known[0],
                 n=sum(len(task.s) for task in part),
                 detail={} if believed else {"why": f"not believed: {why}"},
             )
@@ -101,28 +94,34 @@ def estimates(
 
 
 def _errors(
-    matured: Sequence[ScoredTask],
-    reference: EstimateReference,
-    auc: dict[str, tuple[float, float]],
+    matured: Sequence[ScoredTask], reference: EstimateReference, auc: Means
 ) -> dict[str, tuple[float, float]]:
-    """Estimate less what came true, and its standard error, by surface."""
+    """Estimate less what came true, and its standard error, by surface; over the same tasks."""
     found = {}
     for surface, part in by_surface(matured).items():
-        if surface in reference.promised and surface in auc:
-            value, error = mean_auc(part)
-            fall = reference.promised[surface] - _promised(part, reference.calibration)
-            doubt = math.hypot(error, auc[surface][1])
-            found[surface] = (auc[surface][0] - fall - value, doubt)
+        mine, known, _ = compared(part, auc)
+        fall, names = _fall(mine, reference)
+        if known is not None and set(names) == {task.name for task in mine}:
+            value, error = mean_auc(mine)
+            found[surface] = (known[0] - fall - value, math.hypot(error, known[1]))
     return found
 
 
-def _promised(tasks: Sequence[ScoredTask], calibration: dict[str, Calibration]) -> float:
-    values = [
-        promised_auc(task.s, calibration[task.name])
+def _fall(tasks: Sequence[ScoredTask], reference: EstimateReference) -> tuple[float, list[str]]:
+    """By how much scores promise less than at registration, and over which tasks."""
+    now = _promised(tasks, reference.calibration)
+    names = [name for name in now if name in reference.promised]
+    falls = [reference.promised[name] - now[name] for name in names]
+    return (float(np.mean(falls)) if falls else math.nan), names
+
+
+def _promised(tasks: Sequence[ScoredTask], calibration: dict[str, Calibration]) -> dict[str, float]:
+    found = {
+        task.name: promised_auc(task.s, calibration[task.name])
         for task in tasks
-        if task.name in calibration and len(task.s) > 1
-    ]
-    return float(np.mean(values)) if values else math.nan
+        if task.name in calibration and len(task.s) >= LEAST_ROWS
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def promised_auc(s: np.ndarray, calibration: Calibration) -> float:

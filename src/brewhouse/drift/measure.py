@@ -6,7 +6,7 @@ The reference is bound to the version: what the same measures said of its test r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from brewhouse.evaluation.metrics import ece, normalised_entropy
 from brewhouse.evaluation.uncertainty import placements
 
 BINS = 10
+LEAST_CASES = 20
+"""Rows of either label that a task needs: on fewer, its AUC's error comes out far too small."""
 _LEAST_SHARE = 1e-4
 
 
@@ -56,19 +58,40 @@ class TaskReference(Strict):
     ece: float
 
 
-class Performance(Strict):
-    """What a version's test rows said: of every task, and the mean AUC by surface.
-
-    The surface `""` stands for all together; values are AUC and its standard error.
+class Means(Strict):
+    """A metric of several tasks on the same members, whose mean over any of them follows.
 
     Attributes:
-        icl: By how much shuffling the history's labels lowered the mean AUC, and its standard
-            error; None where it was not probed.
+        values: By task.
+        covariance: Of the values' errors, (tasks, tasks), in their order.
+    """
+
+    values: dict[str, float] = {}
+    covariance: list[list[float]] = []
+
+    def over(self, names: Collection[str]) -> tuple[float, float] | None:
+        """Mean over some tasks and its standard error; None if one of them is not here."""
+        order = list(self.values)
+        if not names or not set(names) <= set(order):
+            return None
+        chosen = [order.index(name) for name in names]
+        part = np.array(self.covariance)[np.ix_(chosen, chosen)]
+        mean = float(np.mean([self.values[name] for name in names]))
+        return mean, math.sqrt(max(0.0, float(part.sum()))) / len(chosen)
+
+
+class Performance(Strict):
+    """What a version's test rows said of every task.
+
+    Attributes:
+        tasks: Scores and calibration.
+        auc: AUC of the tasks that have `LEAST_CASES` of either label.
+        icl: By how much shuffling the history's labels lowered it; empty where not probed.
     """
 
     tasks: dict[str, TaskReference]
-    auc: dict[str, tuple[float, float]]
-    icl: tuple[float, float] | None = None
+    auc: Means = Means()
+    icl: Means = Means()
 
 
 def performance_of(tasks: Sequence[ScoredTask]) -> Performance:
@@ -82,32 +105,55 @@ def performance_of(tasks: Sequence[ScoredTask]) -> Performance:
             n=len(task.s),
             ece=ece(task.y, task.s) if task.y is not None and len(task.y) else 0.0,
         )
-    aucs = {surface: mean_auc(part) for surface, part in by_surface(tasks).items()}
-    kept = {surface: pair for surface, pair in aucs.items() if math.isfinite(pair[1])}
-    gain = icl_gain(tasks)
-    return Performance(tasks=found, auc=kept, icl=gain if math.isfinite(gain[1]) else None)
+    return Performance(tasks=found, auc=_means(_aucs(tasks)), icl=_means(_gains(tasks)))
 
 
 def performance(tasks: Sequence[ScoredTask], reference: Performance) -> list[Signal]:
     """Mean AUC over tasks, of everything and of each surface, with its standard error.
 
-    Normalised entropy and the gain from histories come along for the record.
+    A window's mean and the reference's are over the same tasks: those that have `LEAST_CASES` of
+    either label in both. Normalised entropy and the gain from histories come along for the record.
     """
     out = []
     for surface, part in by_surface(tasks).items():
-        value, error = mean_auc(part)
-        known, doubt = reference.auc.get(surface, (None, 0.0))
-        n = sum(len(task.s) for task in part if task.y is not None)
-        out.append(_metric("auc", surface, value, error, n, known, doubt))
-    both = [t for t in tasks if t.y is not None and 0 < t.y.sum() < len(t.y)]
+        mine, known, detail = compared(part, reference.auc)
+        value, error = mean_auc(mine)
+        n = sum(len(task.s) for task in mine)
+        out.append(_metric("auc", surface, value, error, n, known, detail))
+    both = [t for t in tasks if measurable(t)]
     entropies = [normalised_entropy(np.asarray(t.y), t.s) for t in both]
     mean = float(np.mean(entropies)) if entropies else math.nan
-    out.append(_metric("ne", "", mean, math.nan, sum(len(t.s) for t in both), None, 0.0))
-    gain, error = icl_gain(tasks)
-    probed = sum(int(np.isfinite(t.shuffled).sum()) for t in tasks if t.shuffled is not None)
-    known, doubt = reference.icl or (None, 0.0)
-    out.append(_metric("icl", "", gain, error, probed, known, doubt))
+    out.append(_metric("ne", "", mean, math.nan, sum(len(t.s) for t in both), None, {}))
+    curves = _gains(tasks)
+    names = [name for name in curves if name in reference.icl.values] or list(curves)
+    gain, error = _mean_of([curves[name] for name in names])
+    probed = sum(len(curves[name][0][0].s) for name in names)
+    out.append(_metric("icl", "", gain, error, probed, reference.icl.over(names), {}))
     return out
+
+
+def compared(
+    tasks: Sequence[ScoredTask], reference: Means
+) -> tuple[list[ScoredTask], tuple[float, float] | None, dict[str, str]]:
+    """Tasks that a window and a reference have in common, and the reference's mean over them.
+
+    Returns:
+        Tasks, mean and its error, and what was left out, in words. A reference that knows none of
+        the tasks gives None, and all that can be measured.
+    """
+    usable = [task for task in tasks if measurable(task)]
+    expected = {task.name for task in tasks if task.name in reference.values}
+    if not expected:
+        return usable, None, {}
+    mine = [task for task in usable if task.name in expected]
+    gone = sorted(expected - {task.name for task in mine})
+    why = {"left out": f"{', '.join(gone)} (fewer than {LEAST_CASES} of a label)"} if gone else {}
+    return mine, reference.over([task.name for task in mine]), why
+
+
+def measurable(task: ScoredTask) -> bool:
+    """Whether there are enough rows of either label for an AUC with an error to believe."""
+    return task.y is not None and LEAST_CASES <= task.y.sum() <= len(task.y) - LEAST_CASES
 
 
 def _metric(
@@ -116,9 +162,10 @@ def _metric(
     value: float,
     error: float,
     n: int,
-    reference: float | None,
-    doubt: float,
+    known: tuple[float, float] | None,
+    detail: Mapping[str, str],
 ) -> Signal:
+    reference, doubt = known or (None, 0.0)
     return Signal(
         name=name,
         kind=Kind.PERFORMANCE,
@@ -128,6 +175,7 @@ def _metric(
         reference=reference,
         reference_error=doubt,
         n=n,
+        detail=dict(detail),
     )
 
 
@@ -203,23 +251,35 @@ def psi(expected: np.ndarray, found: np.ndarray, *, rows: tuple[int, int]) -> fl
 
 
 def mean_auc(tasks: Sequence[ScoredTask]) -> tuple[float, float]:
-    """Mean AUC over tasks that have both labels, and its standard error over members.
+    """Mean AUC over the tasks that are measurable, and its standard error over members.
 
     Rows of a member hang together within a task and between tasks: each member's influence is
     summed over all of them before it is squared (Obuchowski, 1997, with several curves).
 
     Returns:
-        NaN where no task has both labels, or where fewer than two members are left.
+        NaN where no task is measurable, or where fewer than two members are left.
     """
-    usable = [t for t in tasks if t.y is not None and 0 < t.y.sum() < len(t.y)]
-    return _mean_of([[(t, t.s, 1.0)] for t in usable])
+    return _mean_of(list(_aucs(tasks).values()))
 
 
 def icl_gain(tasks: Sequence[ScoredTask]) -> tuple[float, float]:
     """By how much the mean AUC is above that with shuffled histories, and its standard error."""
+    return _mean_of(list(_gains(tasks).values()))
+
+
+_Curves = list[tuple[ScoredTask, np.ndarray, float]]
+"""Scores of one task's rows with signs: a signed sum of AUCs."""
+
+
+def _aucs(tasks: Sequence[ScoredTask]) -> dict[str, _Curves]:
+    return {t.name: [(t, t.s, 1.0)] for t in tasks if measurable(t)}
+
+
+def _gains(tasks: Sequence[ScoredTask]) -> dict[str, _Curves]:
     probed = [_probed(t) for t in tasks if t.shuffled is not None and t.y is not None]
-    usable = [t for t in probed if t.y is not None and 0 < t.y.sum() < len(t.y)]
-    return _mean_of([[(t, t.s, 1.0), (t, np.asarray(t.shuffled), -1.0)] for t in usable])
+    return {
+        t.name: [(t, t.s, 1.0), (t, np.asarray(t.shuffled), -1.0)] for t in probed if measurable(t)
+    }
 
 
 def _probed(task: ScoredTask) -> ScoredTask:
@@ -234,28 +294,45 @@ def _probed(task: ScoredTask) -> ScoredTask:
     )
 
 
-def _mean_of(
-    curves: Sequence[Sequence[tuple[ScoredTask, np.ndarray, float]]],
-) -> tuple[float, float]:
-    """Mean over tasks of a signed sum of AUCs of the same rows, with its error over members."""
+def _mean_of(curves: Sequence[_Curves]) -> tuple[float, float]:
+    """Mean over tasks of their signed sums, with its error over members."""
     if not curves:
         return math.nan, math.nan
+    values_T, influence_MT = _influences(curves)
+    members = len(influence_MT)
+    if members < 2:
+        return float(values_T.mean()), math.nan
+    variance = float((influence_MT.mean(1) ** 2).sum()) * members / (members - 1)
+    return float(values_T.mean()), math.sqrt(variance)
+
+
+def _means(curves: Mapping[str, _Curves]) -> Means:
+    if not curves:
+        return Means()
+    values_T, influence_MT = _influences(list(curves.values()))
+    members = len(influence_MT)
+    if members < 2:
+        return Means()
+    covariance_TT = influence_MT.T @ influence_MT * members / (members - 1)
+    values = dict(zip(curves, values_T.tolist(), strict=True))
+    return Means(values=values, covariance=covariance_TT.tolist())
+
+
+def _influences(curves: Sequence[_Curves]) -> tuple[np.ndarray, np.ndarray]:
+    """Signed sums of AUCs, (tasks,), and each member's influence on them, (members, tasks)."""
     members = np.unique(np.concatenate([parts[0][0].member for parts in curves]))
-    influence, total = np.zeros(len(members)), 0.0
-    for parts in curves:
+    values_T, influence_MT = np.zeros(len(curves)), np.zeros((len(members), len(curves)))
+    for place, parts in enumerate(curves):
         for task, s, sign in parts:
             yes = np.asarray(task.y) > 0.5
             value = placements(yes, s)
             auc = float(value[yes].mean())
-            total += sign * auc / len(curves)
+            values_T[place] += sign * auc
             code = np.searchsorted(members, task.member)
             for rows in (yes, ~yes):
                 part = np.bincount(code[rows], weights=value[rows] - auc, minlength=len(members))
-                influence += sign * part / rows.sum() / len(curves)
-    if len(members) < 2:
-        return total, math.nan
-    variance = float((influence**2).sum()) * len(members) / (len(members) - 1)
-    return total, math.sqrt(variance)
+                influence_MT[:, place] += sign * part / rows.sum()
+    return values_T, influence_MT
 
 
 def by_surface(tasks: Sequence[ScoredTask]) -> Mapping[str, list[ScoredTask]]:

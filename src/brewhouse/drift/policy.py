@@ -121,7 +121,9 @@ class DriftPolicy(Strict):
     inputs: InputMethods = InputMethods()
     economics: Economics = Economics()
     warm_up_windows: int = Field(
-        default=4, ge=2, description="First windows of a version: measured, never judged"
+        default=4,
+        ge=2,
+        description="First windows of a metric that may fall: measured, never judged",
     )
     least_rows: int = Field(default=200, ge=1, description="Signals on fewer rows are not judged")
     cooldown_days: int = Field(default=28, ge=0, description="Days between two retrainings")
@@ -163,5 +165,10 @@ def load_drift_policy(name: str, folder: Path | None = None) -> DriftPolicy:
     for rule in found.rules:
         if isinstance(rule, EffectRule) and rule.clear > rule.above:
             msg = f"{path}: rule {rule.signal}: clear {rule.clear} is above {rule.above}; lower it"
+            raise ConfigError(msg)
+        about_performance = rule.signal.startswith(f"{Kind.PERFORMANCE}/")
+        if isinstance(rule, FallRule) != about_performance:
+            fitting = "fall" if about_performance else "effect"
+            msg = f"{path}: rule {rule.signal}: kind {rule.kind} is never judged; make it {fitting}"
             raise ConfigError(msg)
     return found

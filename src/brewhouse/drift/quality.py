@@ -72,9 +72,8 @@ def data_signals(facts: DataFacts, reference: DataReference) -> list[Signal]:
         ),
     ]
     for surface, rows in sorted(expected.items()):
-        # A small surface swings by chance; two standard errors of a Poisson count are forgiven.
         got = facts.rows.get(surface, 0)
-        effect = max(0.0, _fold(got, rows) - 2 / math.sqrt(max(1.0, min(rows, got or rows))))
+        effect = max(0.0, _fold(got, rows) - _chance(rows, got))
         detail = {"rows": got, "expected": round(rows)}
         out.append(_signal("volume", effect, int(rows), detail, surface=surface))
     if facts.described:
@@ -118,6 +117,14 @@ def _fold(found: float, expected: float) -> float:
     if expected <= 0:
         return 0.0
     return min(MOST, abs(math.log2(max(found, 1e-3) / expected)))
+
+
+def _chance(expected: float, found: float) -> float:
+    """Doublings by chance between two Poisson counts, two standard errors of them.
+
+    The reference's own count is about that of a window.
+    """
+    return 2 / math.log(2) * math.sqrt(1 / max(1.0, expected) + 1 / max(1.0, found or expected))
 
 
 def _signal(

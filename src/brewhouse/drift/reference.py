@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class Reference(Strict):
         router: Share of tokens that each expert of each layer took; None without experts.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     model: str
     tasks: list[str]
     start: date

@@ -24,10 +24,15 @@ WEEK = 7.0
 
 @dataclass(frozen=True, kw_only=True)
 class Fired:
-    """One retraining that a policy would have ordered."""
+    """One retraining that a policy would have ordered.
+
+    Attributes:
+        trained: Day on which its training data would have ended.
+    """
 
     day: date
     reason: str
+    trained: date
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ def state_after(
     """
     state: State = {}
     for window in windows:
-        context = Context(dismissed=dismissed_before(dismissed, window))
+        context = Context(dismissed=dismissed_before(dismissed, window), noise=frozenset(dismissed))
         _, state = decide(policy, window, state, context)
     return state
 
@@ -99,7 +104,9 @@ def replay(policy: DriftPolicy, windows: Sequence[Window], *, trained: date) -> 
             opened.setdefault(key, []).append(window.end)
         standing = now
         if evaluation.outcome is Outcome.TRIGGER:
-            fired.append(Fired(day=window.end, reason=evaluation.trigger))
+            # As with this version, tests lie between the end of training and the first window.
+            ended = window.matured_until - (windows[0].start - trained)
+            fired.append(Fired(day=window.end, reason=evaluation.trigger, trained=ended))
     curve = decay_of(windows, trained=trained)
     return Replay(
         evaluations=evaluations,
@@ -133,10 +140,10 @@ def _saved(
         return None
     total = 0.0
     for window in windows:
-        since = [one.day for one in fired if one.day <= window.start]
+        since = [one.trained for one in fired if one.day <= window.start]
         seen = next((s.value for s in window.signals if s.key == AUC), None)
         if since and seen is not None:
-            age = (window.end - max(since)).days / WEEK
+            age = (window.matured_until - max(since)).days / WEEK
             weeks = (window.end - window.start).days / WEEK
             total += (curve.fresh + curve.slope * age - seen) * weeks
     return policy.economics.auc_week * total

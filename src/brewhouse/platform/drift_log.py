@@ -7,20 +7,19 @@ again, or dies anywhere, changes nothing twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from brewhouse.drift.decision import Context, Evaluation, decide
+from brewhouse.drift.decision import Context, Evaluation, Finding, Outcome, Told, decide
 from brewhouse.drift.incidents import Change, Incident, Status, Step, reconcile, step
 from brewhouse.drift.policy import DriftPolicy, Severity
 from brewhouse.drift.replay import dismissed_before, state_after
 from brewhouse.drift.signals import Window
 from brewhouse.errors import DataError, UnknownIncidentError
-from brewhouse.files import canonical_json, sha256_json
-from brewhouse.platform.database import Database
-from brewhouse.platform.ledger import now
+from brewhouse.files import canonical_json
+from brewhouse.platform.drift_tables import day
+from brewhouse.platform.drift_triggers import Triggers
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -36,24 +35,8 @@ class Kept:
     incident: Incident
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trigger:
-    """A reasoned order to train again; `run` is empty until a run was started for it."""
-
-    trigger: str
-    version: str
-    window: tuple[date, date]
-    reason: str
-    run: str = ""
-
-
-class DriftLog:
+class DriftLog(Triggers):
     """What the monitor knows of one registered model."""
-
-    def __init__(
-        self, database: Database, model: str, *, clock: Callable[[], datetime] = now
-    ) -> None:
-        self.database, self.model, self.clock = database, model, clock
 
     # Reading
 
@@ -102,30 +85,24 @@ class DriftLog:
         with self.database.reading() as connection:
             return self._incidents(connection, version, live=live)
 
-    def triggers(self) -> list[Trigger]:
-        """Orders to train again, oldest first."""
+    def last_run(self) -> tuple[datetime, str] | None:
+        """When the monitor last came to its end, and which version it watched; None for never."""
         with self.database.reading() as connection:
-            runs = self._runs(connection)
-            return [
-                Trigger(
-                    trigger=row["trigger_id"],
-                    version=row["version"],
-                    window=(_day(row["window_start"]), _day(row["window_end"])),
-                    reason=row["reason"],
-                    run=runs.get(row["trigger_id"], ""),
-                )
-                for row in self._rows(connection, "triggers")
-            ]
+            rows = self._rows(connection, "monitor_runs")
+        return (datetime.fromisoformat(rows[-1]["at"]), rows[-1]["version"]) if rows else None
 
     # Writing
 
-    def take(self, window: Window, policy: DriftPolicy, *, candidate: str = "") -> Evaluation:
-        """Judge a window and write down what follows; one that is there is judged as it was.
+    def take(
+        self, window: Window, policy: DriftPolicy, *, candidate: str = "", champion: bool = True
+    ) -> Evaluation:
+        """Judge a window and write down what follows; one that is there is told as it was judged.
 
         Args:
             window: Measured.
             policy: How it is judged.
             candidate: Version that waits for a person.
+            champion: Whether the version is in use; only then may a retraining be ordered.
 
         Raises:
             DataError: A later window was judged before, or this one was measured otherwise.
@@ -141,26 +118,46 @@ class DriftLog:
                     "measured before with other numbers; a window is measured once its data are in"
                 )
                 raise DataError(msg)
-            if known is None and earlier and earlier[-1].end > window.start:
+            if known is not None:
+                return self._judged(connection, window)
+            if earlier and earlier[-1].end > window.start:
                 msg = (
                     f"window {window.start} to {window.end} of version {window.version} begins "
                     f"before {earlier[-1].end}, to which it was judged; windows come in order"
                 )
                 raise DataError(msg)
-            before = [w for w in earlier if w.end <= window.start]
             dismissed = self._dismissed(connection)
             context = Context(
                 candidate=candidate,
-                retrains=self._retrains(connection, window),
+                unfinished=self._unfinished(connection, window.version),
+                champion=champion,
+                retrains=self._retrains(connection),
                 dismissed=dismissed_before(dismissed, window),
+                noise=frozenset(dismissed),
             )
-            state = state_after(policy, before, dismissed)
+            state = state_after(policy, earlier, dismissed)
             evaluation, _ = decide(policy, window, state, context)
-            if known is not None:
-                return evaluation
             self._add(connection, "drift_windows", window, body=window.model_dump_json())
-            self._write(connection, window, evaluation)
+            self._write(connection, window, evaluation, policy)
         return evaluation
+
+    def ran(self, version: str) -> None:
+        """Note that the monitor came to its end."""
+        with self.database.writing() as connection:
+            self._insert(connection, "monitor_runs", model=self.model, version=version)
+
+    def renew(self) -> None:
+        """Open again what was snoozed until a day that is over."""
+        today = self.clock().date()
+        with self.database.writing() as connection:
+            for kept in self._incidents(connection, "", live=True):
+                until = kept.incident.until
+                if kept.incident.status is Status.SNOOZED and until is not None and today > until:
+                    after = step(kept.incident, Step.RENEW)
+                    reason = "the snooze has ended and nothing has closed it"
+                    self._step(
+                        connection, kept.number, Step.RENEW, after, actor=MONITOR, reason=reason
+                    )
 
     def act(
         self, number: int, what: Step, *, actor: str, reason: str, until: date | None = None
@@ -220,34 +217,9 @@ class DriftLog:
                         reason=f"version {version} is in use",
                     )
 
-    def order(self, version: str, day: date, *, actor: str, reason: str) -> str:
-        """Order a retraining as a person; return its trigger. One a person and day."""
-        trigger = f"order-{sha256_json([self.model, version, str(day), actor])[:12]}"
-        with self.database.writing() as connection:
-            known = {row["trigger_id"] for row in self._rows(connection, "triggers")}
-            if trigger not in known:
-                self._insert(
-                    connection,
-                    "triggers",
-                    model=self.model,
-                    version=version,
-                    window_start=str(day),
-                    window_end=str(day),
-                    trigger_id=trigger,
-                    policy=f"ordered by {actor}",
-                    reason=reason,
-                )
-        return trigger
-
-    def started(self, trigger: str, run: str) -> str:
-        """Note the run that a trigger started; the first one stands, and is returned."""
-        with self.database.writing() as connection:
-            if known := self._runs(connection).get(trigger):
-                return known
-            self._insert(connection, "trigger_runs", trigger_id=trigger, run_id=run)
-        return run
-
-    def _write(self, connection: Connection, window: Window, evaluation: Evaluation) -> None:
+    def _write(
+        self, connection: Connection, window: Window, evaluation: Evaluation, policy: DriftPolicy
+    ) -> None:
         body = canonical_json(_plain_evaluation(evaluation))
         self._add(
             connection,
@@ -268,15 +240,7 @@ class DriftLog:
                 number = following
             self._changed(connection, number, change)
         if evaluation.trigger:
-            key = [self.model, window.version, str(window.start), str(window.end)]
-            self._add(
-                connection,
-                "triggers",
-                window,
-                trigger_id=f"drift-{sha256_json(key)[:12]}",
-                policy=evaluation.policy,
-                reason=evaluation.trigger,
-            )
+            self._write_trigger(connection, window, evaluation, policy)
 
     def _changed(self, connection: Connection, number: int, change: Change) -> None:
         reason = {
@@ -337,9 +301,9 @@ class DriftLog:
                 key=row["signal"],
                 severity=Severity(row["severity"]),
                 status=Status(row["status"]),
-                opened=_day(row["opened"]),
+                opened=day(row["opened"]),
                 reason=opened,
-                until=_day(row["until"]) if row["until"] else None,
+                until=day(row["until"]) if row["until"] else None,
             )
             found[number] = Kept(number=number, incident=incident)
         kept = [found[number] for number in sorted(found)]
@@ -349,58 +313,37 @@ class DriftLog:
         """Signals of incidents that were called noise, and when those had opened."""
         rows = self._rows(connection, "incident_steps")
         return [
-            (row["signal"], _day(row["opened"]))
-            for row in rows
-            if row["step"] == Step.DISMISS.value
+            (row["signal"], day(row["opened"])) for row in rows if row["step"] == Step.DISMISS.value
         ]
 
-    def _retrains(self, connection: Connection, window: Window) -> tuple[date, ...]:
-        """Days of triggers from windows before this one: judging again finds what was then."""
-        rows = self._rows(connection, "triggers")
-        days = [_day(row["window_end"]) for row in rows]
-        return tuple(day for day in days if day < window.end)
+    def _judged(self, connection: Connection, window: Window) -> Evaluation:
+        """The evaluation of a window that is there."""
+        rows = self._rows(connection, "drift_evaluations", version=window.version)
+        mine = [r for r in rows if (r["window_start"], r["window_end"]) == _days(window)]
+        return _evaluation(json.loads(mine[-1]["body"]))
 
-    def _rows(
-        self, connection: Connection, table: str, *, version: str = ""
-    ) -> list[dict[str, Any]]:
-        from sqlalchemy import text
 
-        query = f"SELECT * FROM {table} WHERE model = :model"
-        query += " AND version = :version" if version else ""
-        given = {"model": self.model} | ({"version": version} if version else {})
-        rows = connection.execute(text(f"{query} ORDER BY id"), given)
-        return [dict(row._mapping) for row in rows]
+def _days(window: Window) -> tuple[str, str]:
+    return str(window.start), str(window.end)
 
-    def _runs(self, connection: Connection) -> dict[str, str]:
-        from sqlalchemy import text
 
-        rows = connection.execute(text("SELECT trigger_id, run_id FROM trigger_runs"))
-        return {row.trigger_id: row.run_id for row in rows}
-
-    def _add(self, connection: Connection, table: str, window: Window, **values: str) -> None:
-        self._insert(
-            connection,
-            table,
-            model=self.model,
-            version=window.version,
-            window_start=str(window.start),
-            window_end=str(window.end),
-            **values,
+def _evaluation(value: dict[str, Any]) -> Evaluation:
+    start, end = (day(text) for text in value["window"])
+    told = tuple(
+        Told(
+            **one
+            | {
+                "finding": Finding(one["finding"]),
+                "severity": Severity(one["severity"]) if one["severity"] else None,
+            }
         )
-
-    def _insert(self, connection: Connection, table: str, **values: Any) -> None:
-        from sqlalchemy import column, insert
-        from sqlalchemy import table as named
-
-        row = {"at": self.clock().isoformat(timespec="microseconds")} | values
-        connection.execute(insert(named(table, *(column(name) for name in row))).values(row))
+        for one in value["told"]
+    )
+    given = {"window": (start, end), "outcome": Outcome(value["outcome"]), "told": told}
+    return Evaluation(**value | given | {"held": tuple(value["held"])})
 
 
 def _plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     found = asdict(evaluation)
-    found["window"] = [str(day) for day in evaluation.window]
+    found["window"] = [str(one) for one in evaluation.window]
     return found
-
-
-def _day(text: str) -> date:
-    return date.fromisoformat(text)

@@ -1,16 +1,17 @@
-"""What Prometheus reads: drift of the versions that are watched, in the text format.
+"""What Prometheus reads: drift of the version that is watched, in the text format.
 
 One function serves the console's endpoint and the file for node_exporter's textfile collector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
+from brewhouse.drift.decision import Finding
 from brewhouse.drift.incidents import Status
 from brewhouse.drift.signals import Window
 from brewhouse.platform.drift_log import DriftLog
+from brewhouse.platform.drift_triggers import FAILED
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SIGNAL = ("model", "version", "kind", "signal", "surface")
@@ -43,11 +44,24 @@ def exposition(log: DriftLog) -> str:
         "1 for an incident that is open and not acknowledged, snoozed or dismissed.",
         (*_SIGNAL, "severity", "number"),
     )
-    standing = gauge("trigger_without_run", "Triggers whose run was not started.", ("model",))
-    for window, at in _newest(log):
+    counts = {
+        name: gauge(name, told, ("model",))
+        for name, told in {
+            "trigger_without_run": "Retrainings that were ordered and whose run was not started.",
+            "last_retrain_failed": "1 if the run of the newest order has failed.",
+            "last_run_timestamp_seconds": "When the monitor came to its end last; 0 for never.",
+        }.items()
+    }
+    inhibited = gauge(
+        "inhibited_windows",
+        "Newest windows, one after another, in which broken data kept signals from being judged.",
+        ("model", "version"),
+    )
+    for window, at in _watched(log):
         version = window.version
         end.labels(model, version).set(_seconds(window.end))
         judged.labels(model, version).set(at.timestamp())
+        inhibited.labels(model, version).set(_inhibited(log, version))
         for signal in window.signals:
             where = (model, version, signal.kind.value, signal.name, signal.surface)
             for name, metric in numbers.items():
@@ -62,13 +76,27 @@ def exposition(log: DriftLog) -> str:
         incidents.labels(*where, one.severity.value, str(kept.number)).set(
             one.status is Status.OPEN
         )
-    standing.labels(model).set(sum(not trigger.run for trigger in log.triggers()))
+    triggers, ran = log.triggers(), log.last_run()
+    counts["trigger_without_run"].labels(model).set(sum(not one.run for one in triggers))
+    counts["last_retrain_failed"].labels(model).set(bool(triggers) and triggers[-1].ended == FAILED)
+    counts["last_run_timestamp_seconds"].labels(model).set(ran[0].timestamp() if ran else 0)
     return str(generate_latest(registry).decode())
 
 
-def _newest(log: DriftLog) -> Iterator[tuple[Window, datetime]]:
-    """Newest window of each version that is watched still, with when it was judged."""
-    yield from log.newest().values()
+def _watched(log: DriftLog) -> list[tuple[Window, datetime]]:
+    """Newest window of the version that was watched last, with when it was judged."""
+    newest, ran = log.newest(), log.last_run()
+    return [kept for version, kept in newest.items() if ran is None or version == ran[1]]
+
+
+def _inhibited(log: DriftLog, version: str) -> int:
+    """How many of the newest windows had signals that were not judged."""
+    count = 0
+    for evaluation in reversed(log.evaluations(version)):
+        if all(told["finding"] != Finding.INHIBITED for told in evaluation["told"]):
+            break
+        count += 1
+    return count
 
 
 def _seconds(day: date) -> float:

@@ -7,7 +7,7 @@ finds the run or makes it, never a second one.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,18 +16,23 @@ from typing import Any
 
 from brewhouse.domains.loader import load_domain
 from brewhouse.drift.policy import DriftPolicy
-from brewhouse.errors import ConfigError
+from brewhouse.errors import BrewhouseError, ConfigError, PipelineError
 from brewhouse.files import read_json, write_json
-from brewhouse.platform.drift_log import DriftLog, Trigger
-from brewhouse.platform.pipelines import LocalRun, run_local, submit
-from brewhouse.release.running import MARKER
+from brewhouse.platform.drift_log import DriftLog
+from brewhouse.platform.drift_triggers import FAILED, SUCCEEDED, Trigger
+from brewhouse.platform.kubeflow import Kubeflow, Order, Place
+from brewhouse.platform.pipelines import LocalRun, run_local
+from brewhouse.release.running import MARKER, say
 from brewhouse.release.settings import Settings
 
 EXPERIMENT = "retrain"
 PIPELINE = "train_and_evaluate"
 ARGUMENTS = "run.json"
 """Arguments of the last `brewhouse run` of a home folder: what a retraining repeats."""
-DONE = "done.json"
+HERE = "local:"
+"""Prefix of runs on a machine; the run's folder follows."""
+_PINNED = ("train_end", "until")
+"""What a run that goes on is told as it was told first: its data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +62,14 @@ def run_arguments(settings: Settings, given: Mapping[str, Any] | None) -> dict[s
             f"{PIPELINE} in a YAML file with --arguments"
         )
         raise ConfigError(msg)
-    found: dict[str, Any] = dict(given) if given else read_json(path)
+    found = given if given else read_json(path)
+    if not isinstance(found, Mapping):
+        msg = f"arguments of a retraining are names with values, got {found!r:.80}"
+        raise ConfigError(msg)
     if not isinstance(found.get("domain"), str):
         msg = f"arguments of a retraining need `domain`, got {', '.join(found) or 'nothing'}"
         raise ConfigError(msg)
-    return found
+    return dict(found)
 
 
 def arguments_of(
@@ -72,13 +80,14 @@ def arguments_of(
     Args:
         trigger: The order.
         base: Arguments of an earlier run.
-        policy: Says when labels are final.
+        policy: Says when labels are final, where a person ordered it.
         as_of: What the log learned later is left out; aware.
     """
     spec = load_domain(str(base["domain"])).domain.defaults
     last = datetime.combine(trigger.window[1], datetime.min.time(), UTC)
     tests = timedelta(days=spec.gap_days + spec.test_days, weeks=max(spec.horizons_weeks))
-    end = last - timedelta(days=policy.maturity_days) - tests
+    matured = policy.maturity_days if trigger.maturity_days is None else trigger.maturity_days
+    end = last - timedelta(days=matured) - tests
     start, stop = trigger.window
     return dict(base) | {
         "train_end": f"{end:%Y-%m-%d}",
@@ -92,6 +101,11 @@ def arguments_of(
     }
 
 
+def standing(log: DriftLog) -> list[Trigger]:
+    """Triggers that still want something: a run, or that a run of this machine goes on."""
+    return [t for t in log.triggers() if t.ended != SUCCEEDED and (not t.run or _is_local(t))]
+
+
 def start(
     log: DriftLog,
     settings: Settings,
@@ -99,40 +113,69 @@ def start(
     base: Mapping[str, Any],
     *,
     as_of: datetime,
+    noted: Callable[[], None] = lambda: None,
 ) -> list[Started]:
     """Start the runs of triggers that have none, and finish local ones that died.
 
     In Kubeflow Pipelines where one is named, else on this machine, where it takes as long as
-    training does.
+    training does. A run that another machine or another home folder began is left to it.
 
     Args:
         log: Holds the triggers.
         settings: Where runs go.
-        policy: Says when labels are final.
+        policy: Says when labels are final, where a person ordered it.
         base: Arguments of an earlier run.
         as_of: As in `arguments_of`.
+        noted: Called when a run is on record and has not ended.
 
     Raises:
         BrewhouseError: A run failed; start again when its cause is gone.
     """
     done = []
-    for trigger in log.triggers():
+    for trigger in standing(log):
         arguments = arguments_of(trigger, base, policy, as_of=as_of)
         if settings.kfp_host:
             if trigger.run:
                 continue
-            run = submit(
-                PIPELINE,
-                arguments,
-                host=settings.kfp_host,
-                experiment=EXPERIMENT,
+            order = Order(
+                pipeline=PIPELINE,
+                arguments=arguments,
                 run_name=trigger.trigger,
+                experiment=EXPERIMENT,
             )
-            kept = log.started(trigger.trigger, run)
+            run = Kubeflow(Place.read(settings.kfp_host), tell=say).submit(order)
+            kept = log.started(trigger.trigger, run.id)
+            noted()
             done.append(Started(trigger=trigger.trigger, run=kept, fresh=True))
-        elif found := _run_here(log, settings, trigger, arguments):
+        elif found := _run_here(log, settings, trigger, arguments, noted):
             done.append(found)
     return done
+
+
+def note_ends(log: DriftLog, settings: Settings) -> None:
+    """Ask Kubeflow Pipelines how runs that were at work have ended, and note it.
+
+    A server that does not answer changes nothing: what is at work stays so.
+    """
+    if not settings.kfp_host:
+        return
+    server = Kubeflow(Place.read(settings.kfp_host), tell=say, patience_s=15.0)
+    for trigger in log.triggers():
+        if not trigger.run or trigger.ended or _is_local(trigger):
+            continue
+        try:
+            run = server.find(trigger.run)
+        except PipelineError as error:
+            say(f"{trigger.trigger}: {error}")
+            return
+        if run.finished:
+            state = SUCCEEDED if run.state == SUCCEEDED else FAILED
+            log.ended(trigger.trigger, state, f"{run.state}: {run.error}".rstrip(": "))
+            say(f"{trigger.trigger}: run {run.id} has ended: {run.state}")
+
+
+def _is_local(trigger: Trigger) -> bool:
+    return trigger.run.startswith(HERE)
 
 
 def local_folder(settings: Settings, trigger: str) -> Path:
@@ -141,26 +184,40 @@ def local_folder(settings: Settings, trigger: str) -> Path:
 
 
 def _run_here(
-    log: DriftLog, settings: Settings, trigger: Trigger, arguments: dict[str, Any]
+    log: DriftLog,
+    settings: Settings,
+    trigger: Trigger,
+    arguments: dict[str, Any],
+    noted: Callable[[], None],
 ) -> Started | None:
     folder = local_folder(settings, trigger.trigger)
-    if trigger.run and (not trigger.run.startswith("local:") or (folder / DONE).is_file()):
+    mine = f"{HERE}{folder}"
+    if trigger.run not in ("", mine):
+        say(f"{trigger.trigger}: {trigger.run} is at it; finish it from that home folder")
         return None
     with _alone(folder) as first:
-        if not first or (folder / DONE).is_file():
+        # Whoever held the folder before may have finished meanwhile.
+        if not first or any(
+            t.trigger == trigger.trigger and t.ended == SUCCEEDED for t in log.triggers()
+        ):
             return None
+        if (run := log.started(trigger.trigger, mine)) != mine:
+            return None
+        noted()
         plan = folder / "arguments.json"
-        if not plan.is_file():
-            # A run that goes on must be told what it was told first.
-            write_json(plan, arguments | _places(folder, settings, arguments))
-        run = log.started(trigger.trigger, f"local:{folder}")
-        run_local(
-            PIPELINE,
-            read_json(plan),
-            LocalRun(out=folder, cache_key=trigger.trigger),
-            marker=MARKER,
-        )
-        write_json(folder / DONE, {"trigger": trigger.trigger, "run": run})
+        told = arguments | _places(folder, settings, arguments)
+        if plan.is_file():
+            known = read_json(plan)
+            told |= {name: known[name] for name in _PINNED if name in known}
+        write_json(plan, told)
+        try:
+            run_local(
+                PIPELINE, told, LocalRun(out=folder, cache_key=trigger.trigger), marker=MARKER
+            )
+        except BrewhouseError as error:
+            log.ended(trigger.trigger, FAILED, str(error)[:500])
+            raise
+        log.ended(trigger.trigger, SUCCEEDED)
     return Started(trigger=trigger.trigger, run=run, fresh=not trigger.run)
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import sys
 
 from brewhouse.errors import BrewhouseError, LifecycleError
-from brewhouse.platform.pipelines import LocalRun, run_local, submit
+from brewhouse.platform.kubeflow import Kubeflow, Order, Place
+from brewhouse.platform.pipelines import LocalRun, run_local
 from brewhouse.registry.lifecycle import Act
 from brewhouse.release.settings import Settings
 from brewhouse.release.versions import Version
 
 MARKER = "brewhouse: "
 EXPERIMENT = "promote"
+
+
+def say(line: str) -> None:
+    """A line of progress, for people."""
+    sys.stderr.write(f"{MARKER}{line}\n")
 
 
 def run_promotion(settings: Settings, version: str) -> None:
@@ -42,13 +48,13 @@ def submit_promotion(settings: Settings, version: Version) -> str:
     if last.act != Act.ORDER:
         msg = f"version {version.version} is {version.state} and nobody ordered its promotion"
         raise LifecycleError(msg)
-    return submit(
-        "promote",
-        {"version": version.version},
-        host=settings.kfp_host,
-        experiment=EXPERIMENT,
+    order = Order(
+        pipeline="promote",
+        arguments={"version": version.version},
         run_name=f"{version.model}-{version.version}-order-{last.number}",
+        experiment=EXPERIMENT,
     )
+    return Kubeflow(Place.read(settings.kfp_host), tell=say).submit(order).id
 
 
 def main(arguments: list[str]) -> int:

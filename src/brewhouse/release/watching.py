@@ -36,6 +36,7 @@ class WatchedVersion:
         missing: Why not.
         waiting: A newer version that waits for a person; empty if none does.
         trained: Day on which its training data ended; None where it does not say.
+        champion: Whether it is in use.
     """
 
     number: str
@@ -45,6 +46,7 @@ class WatchedVersion:
     missing: str
     waiting: str
     trained: date | None
+    champion: bool
 
 
 def watched_number(settings: Settings, wanted: str = CHAMPION) -> str:
@@ -74,7 +76,8 @@ def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[Watc
         RegistryError: There is none.
     """
     number = watched_number(settings, wanted)
-    known = Registry(settings.tracking_uri).versions(settings.model_name)
+    registry = Registry(settings.tracking_uri)
+    known = registry.versions(settings.model_name)
     waiting = [
         other
         for other, found in known.items()
@@ -92,6 +95,7 @@ def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[Watc
             missing=missing,
             waiting=max(waiting, key=int, default=""),
             trained=trained_until(kept),
+            champion=registry.alias(settings.model_name, CHAMPION) == number,
         )
 
 

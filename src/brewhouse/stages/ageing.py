@@ -26,6 +26,7 @@ from brewhouse.drift.measure import (
     ScoredTask,
     calibration,
     mean_auc,
+    measurable,
     performance,
     performance_of,
     score_drift,
@@ -285,8 +286,10 @@ def _keys(rows: pa.ChunkedArray, tasks: pa.ChunkedArray) -> pa.Array:
 
 def _cells(end: str, quarters: Sequence[_Quarter]) -> list[Cell]:
     out = []
+    # Quarters are compared over the same tasks: those that can be measured in all of them.
+    always = set.intersection(*({t.name for t in one.tasks if measurable(t)} for one in quarters))
     for one in quarters:
-        value, error = mean_auc(one.tasks)
+        value, error = mean_auc([t for t in one.tasks if t.name in always])
         out.append(
             Cell(
                 model=end,

@@ -13,7 +13,7 @@ from typing import Any
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import parse_day
 from brewhouse.drift.policy import DriftPolicy, Severity, load_drift_policy
-from brewhouse.errors import DataError
+from brewhouse.errors import BrewhouseError
 from brewhouse.files import write_json, write_text
 from brewhouse.platform.drift_log import DriftLog
 from brewhouse.platform.prometheus import exposition
@@ -77,7 +77,8 @@ def run(
         store: Folder that keeps observed days between runs.
         out: Folder for the page, Evidently's pages and metrics.
         version: `champion`, or a version's number.
-        as_of: Read the log as it was then; aware.
+        as_of: Read the log as it was then; aware. Now if None; a simulated world ends when its
+            log does.
         scoring: Where requests are scored.
         arguments: Of `train_and_evaluate`; those of the home folder's last run if None.
         retrain: Whether runs are started; triggers stand otherwise.
@@ -87,12 +88,14 @@ def run(
     """
     out.mkdir(parents=True, exist_ok=True)
     log = monitoring.open_log(settings)
+    log.renew()
     with tempfile.TemporaryDirectory(prefix="brewhouse-monitor-") as scratch:
         try:
             snapshot, features = _filled(log, settings, version, domain, data, Path(scratch))
-        except DataError:
+        except BrewhouseError:
             write_text(out / METRICS, exposition(log))
             raise
+        moment = as_of or Snapshot.open(snapshot).now()
         found = monitoring.run(
             domain=domain,
             snapshot=snapshot,
@@ -102,19 +105,27 @@ def run(
             store=store,
             out=out,
             version=version,
-            as_of=as_of,
+            as_of=moment,
             scoring=scoring,
         )
-        moment = as_of or Snapshot.open(snapshot).end()
+    log.ran(found.version)
     # What was found is told before anything is trained: that takes long, and may fail.
     _tell_all(log, found, policy, out)
     started: list[retraining.Started] = []
-    if retrain and log.triggers():
+    retraining.note_ends(log, settings)
+    if retrain and retraining.standing(log):
         base = retraining.run_arguments(settings, arguments)
-        started = retraining.start(log, settings, policy, base, as_of=moment)
+        started = retraining.start(
+            log,
+            settings,
+            policy,
+            base,
+            as_of=moment,
+            noted=lambda: write_text(out / METRICS, exposition(log)),
+        )
         for one in started:
             tell(f"{one.trigger}: run {one.run}")
-        _tell_all(log, found, policy, out)
+    _tell_all(log, found, policy, out)
     result = {
         "version": found.version,
         "policy": policy.key,
@@ -142,7 +153,8 @@ def _filled(
     """Snapshot and features of the newest log.
 
     Raises:
-        DataError: The log cannot be imported, or breaks the domain's rules; an incident tells it.
+        BrewhouseError: The log cannot be imported, or breaks the domain's rules; an incident tells
+            it.
     """
     snapshot = data.snapshot or work / "snapshot"
     features = data.features or work / "features"
@@ -166,7 +178,7 @@ def _filled(
                 docs_out=work / "data_docs",
             )
             feature_step.run(domain=domain, snapshot=snapshot, features_out=features)
-    except DataError as error:
+    except BrewhouseError as error:
         log.fault(number, IMPORT, severity=Severity.PAGE, reason=str(error))
         raise
     log.mended(number, IMPORT)

@@ -40,7 +40,7 @@ from brewhouse.stages.observing import (
     midnight,
     observe,
 )
-from brewhouse.stages.referring import columns_of, nulls_of
+from brewhouse.stages.referring import columns_of, input_noise, nulls_of
 from brewhouse.stages.scored_rows import SCHEMA, scored_tasks, unlabelled
 from brewhouse.stages.scoring import ScoringPlan
 from brewhouse.tasks.spec import Task
@@ -98,16 +98,17 @@ def run(
         store: Folder that keeps observed days between runs.
         out: Folder for pages.
         version: `champion`, or a version's number.
-        as_of: Read the log as it was then; aware. When the snapshot was taken if None.
+        as_of: Read the log as it was then, and judge windows that were over then; aware.
+            `Snapshot.now` if None.
         scoring: Where requests are scored; in this process if None.
 
     Raises:
         RegistryError: There is no version to watch.
     """
     cut, log = Snapshot.open(snapshot), open_log(settings)
-    moment = as_of or cut.end()
+    moment = as_of or cut.now()
     with watched_version(settings, version) as kept:
-        if version == CHAMPION:
+        if kept.champion:
             log.succeeded(kept.number)
         spans = windows(log, kept, policy, moment)
         evaluations, pages = [], []
@@ -126,7 +127,7 @@ def run(
                 scoring,
                 settings,
             )
-            evaluation = log.take(window, policy, candidate=kept.waiting)
+            evaluation = log.take(window, policy, candidate=kept.waiting, champion=kept.champion)
             evaluations.append(evaluation)
             pages += [page] if page else []
             tell(f"{start} to {end}: {evaluation.outcome} ({len(evaluation.open)} signals open)")
@@ -198,6 +199,9 @@ def measure_window(
     if kept.reference is None:
         return window.model_copy(update={"signals": [reference_signal(kept.missing)]}), None
     tasks = _tasks(domain, kept.reference)
+    if not tasks:
+        missing = "the domain has none of its tasks any more; evaluate and register it again"
+        return window.model_copy(update={"signals": [reference_signal(missing)]}), None
     days = _days(start, end)
     watched = Watched(
         domain=domain,
@@ -335,9 +339,12 @@ def _inputs(
     found = input_drift(
         current, described, policy.inputs, threshold=above, page=page, workspace=workspace
     )
-    signals = []
+    signals, noises = [], bound.inputs
+    if any(one.method not in noises for one in found):
+        # The version was bound by the default methods; this policy has others.
+        noises = noises | input_noise(described, policy.inputs)
     for one in found:
-        noise = bound.inputs.get(one.method, {}).get(one.column, 0.0)
+        noise = noises.get(one.method, {}).get(one.column, 0.0)
         signals.append(
             Signal(
                 name=one.column,

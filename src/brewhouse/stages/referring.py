@@ -108,8 +108,9 @@ def input_noise(described: pa.Table, methods: InputMethods) -> dict[str, dict[st
 def window(manifest: ShardsManifest) -> tuple[date, date]:
     """Days of the first test window, the end outside."""
     split = manifest.split
-    start = datetime.fromisoformat(split["train_end"]) + timedelta(days=split["gap_days"])
-    end = start + timedelta(days=split["test_days"], weeks=min(split["horizons_weeks"]))
+    gap = timedelta(days=split["gap_days"], weeks=min(split["horizons_weeks"]))
+    start = datetime.fromisoformat(split["train_end"]) + gap
+    end = start + timedelta(days=split["test_days"])
     return start.date(), end.date()
 
 
