@@ -46,7 +46,7 @@ class WatchedVersion:
     missing: str
     waiting: str
     trained: date | None
-    champion: bool
+    champion: bool = True
 
 
 def watched_number(settings: Settings, wanted: str = CHAMPION) -> str:
