@@ -54,8 +54,10 @@ model: $(STAMP) ## Rebuild models/linkedin-tiny and its figures (about an hour o
 compile: $(STAMP) ## Compile the pipelines to the YAML beside their source
 	for p in train_and_evaluate studies promote monitor; do $(BIN)/brewhouse pipeline compile $$p --out pipelines/$$p/$$p.yaml; done
 
-docs: $(STAMP) ## Write the README of every component from its source
+docs: $(STAMP) ## Write what is generated: components' READMEs, alerts as an object, table of rights
 	$(BIN)/python tools/component_readmes.py
+	$(BIN)/python tools/alert_rules.py
+	$(BIN)/python tools/access_table.py
 
 wheels: $(STAMP) ## Gather the wheels that images are built from
 	rm -rf build/wheels/steps

@@ -76,8 +76,8 @@ def _watch(home: Path, *more: str) -> dict[str, Any]:
     return found
 
 
-def _killed_at(home: Path, step: str) -> bool:
-    """Run until a line names the step, then kill everything; False if it ended before."""
+def _killed_at(home: Path, steps: set[str]) -> str:
+    """Run until a line names one of the steps, then kill everything; empty if it ended before."""
     with subprocess.Popen(
         _command(home),
         stdout=subprocess.DEVNULL,
@@ -87,10 +87,10 @@ def _killed_at(home: Path, step: str) -> bool:
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if step in line:
+            if reached := [step for step in steps if step in line]:
                 os.killpg(process.pid, signal.SIGKILL)
-                return True
-    return False
+                return reached[0]
+    return ""
 
 
 def _state(home: Path) -> dict[str, Any]:
@@ -101,15 +101,16 @@ def _state(home: Path) -> dict[str, Any]:
 
 
 def test_killed_at_each_step_there_is_one_run(home: Path) -> None:
-    died = [step for step in STEPS if _killed_at(home, step)]
-    # A step that was finished is not repeated, so that a run gets past each of them.
-    assert died == list(STEPS)
-    found = _watch(home)
+    # A step that was finished is not repeated, so that a run gets past each of them; in which order
+    # steps that do not need one another come, kfp.local says.
+    left = set(STEPS)
+    while step := _killed_at(home, left):
+        left.remove(step)
+    assert left == set()
     state = _state(home)
     (trigger,) = state["triggers"]
     assert trigger["run"] == f"local:{home / 'retrains' / trigger['trigger']}"
-    assert [run["trigger"] for run in found["started"]] == [trigger["trigger"]]
-    assert (home / "retrains" / trigger["trigger"] / "done.json").is_file()
+    assert trigger["ended"] == "SUCCEEDED"
     keys = [incident["key"] for incident in state["incidents"]]
     assert len(keys) == len(set(keys))
     assert any(key.startswith("input/") for key in keys)
@@ -145,7 +146,8 @@ def test_pages_and_metrics_of_the_run(home: Path) -> None:
         in (home / "drift" / "drift.prom").read_text()
     )
     reference = read_json(next(home.glob("models/ranker/*/dossier/reference/reference.json")))
-    assert reference["performance"]["icl"] is not None
+    assert reference["schema_version"] == 2
+    assert reference["performance"]["auc"]["values"]
     assert reference["router"]
 
 

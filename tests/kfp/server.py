@@ -17,6 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import yaml
+
+from tests.conftest import ROOT
+from tools.access_table import rights
+
 Value = dict[str, Any]
 BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
 _ROUTES = [
@@ -36,6 +41,11 @@ _ROUTES = [
         "log",
     ),
 ]
+
+
+GROUP = "pipelines.kubeflow.org"
+CALLS: set[tuple[str, str, str]] = set()
+"""Rights that were asked for in all tests of this session."""
 
 
 class LostError(Exception):
@@ -223,6 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
                     continue
                 if right:
                     held.calls.add(right)
+                    CALLS.add((GROUP, *right))
                     if held.allowed is not None and right not in held.allowed:
                         raise RefusedError(403, f"not allowed to {right[1]} {right[0]}")
                 if name == "healthz":
@@ -246,10 +257,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def role(name: str) -> set[tuple[str, str]]:
+    """What a role of the manifests grants of pipelines."""
+    for value in yaml.safe_load_all((ROOT / "manifests/base/roles.yaml").read_text()):
+        if (value["kind"], value["metadata"]["name"]) == ("Role", name):
+            return {(resource, verb) for _, resource, verb in rights(value)}
+    raise AssertionError(name)
+
+
 @contextmanager
-def serve() -> Iterator[tuple[Server, str]]:
-    """Serve on loopback for as long as a block lasts; what it holds, and its address."""
+def serve(granted: str = "brewhouse-run-starter") -> Iterator[tuple[Server, str]]:
+    """Serve on loopback for as long as a block lasts; what it holds, and its address.
+
+    Args:
+        granted: Role of the manifests whose rights the callers have.
+    """
     held = Server()
+    held.allowed = role(granted)
     handler = type("Handler", (_Handler,), {"held": held})
     listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     listening.daemon_threads = True

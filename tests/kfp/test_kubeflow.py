@@ -26,7 +26,7 @@ ORDER = Order(
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serve() as (held, address):
+    with serve("brewhouse-operator") as (held, address):
         held.address = address  # type: ignore[attr-defined]
         yield held
 

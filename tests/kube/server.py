@@ -25,6 +25,8 @@ from tests.kube.schema import crds
 
 Key = tuple[str, str, str, str]
 """API version, plural, namespace, name."""
+Right = tuple[str, str, str]
+"""API group, resource and verb."""
 _KINDS = {"pods": "Pod", "events": "Event", "configmaps": "ConfigMap", "namespaces": "Namespace"}
 
 
@@ -48,6 +50,16 @@ class Cluster:
         self.kinds = dict(_KINDS)
         self.served = {f"{group}/{crd.plural}": crd for (group, _), crd in crds().items()}
         self.kinds |= {crd.plural: crd.kind for crd in self.served.values()}
+        self.calls: set[Right] = set()
+        self.allowed: set[Right] | None = None
+
+    def authorize(self, right: Right) -> None:
+        """Note what is asked for, and refuse what a role does not grant."""
+        self.calls.add(right)
+        if self.allowed is not None and right not in self.allowed:
+            group, resource, verb = right
+            message = f'{resource}.{group} is forbidden: the account cannot {verb} "{resource}"'
+            raise Refused(403, "Forbidden", message)
 
     def get(self, key: Key) -> dict[str, Any]:
         if key not in self.objects:
@@ -256,7 +268,18 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         key = (version, plural, namespace, name)
+        group = version.rpartition("/")[0]
+        resource = f"{plural}/{sub}" if sub else plural
+        self.cluster.authorize((group, resource, self._verb(name, query)))
         getattr(self, f"_{self.command.lower()}")(key, sub, query)
+
+    def _verb(self, name: str, query: dict[str, str]) -> str:
+        verbs = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+        if self.command != "GET":
+            return verbs[self.command]
+        if name:
+            return "get"
+        return "watch" if query.get("watch") in ("true", "1", "True") else "list"
 
     def _get(self, key: Key, sub: str, query: dict[str, str]) -> None:
         if sub == "log":
