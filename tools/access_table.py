@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ ASKED_BY_OTHERS = {
 """Roles whose rights are for what others' code does with our accounts."""
 
 
+@cache
 def objects() -> list[Object]:
     """What the overlay applies."""
     built = subprocess.run(

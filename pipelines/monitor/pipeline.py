@@ -2,6 +2,7 @@
 
 from brewhouse.components.monitor_drift.component import monitor_drift
 from brewhouse.components.report_status.component import report_status
+from brewhouse.pipelines.placing import placed
 from brewhouse.pipelines.secrets import with_secrets
 from kfp import dsl, kubernetes
 
@@ -44,8 +45,10 @@ def monitor(
         home: Folder of registry, database and keys; in a cluster secrets name them.
         publish_to: Folder or URI that collects pages and metrics.
     """
-    ending = report_status(publish_to=publish_to)
+    ending = placed(report_status(publish_to=publish_to), "monitor")
     ending.set_caching_options(False)
+    ending.set_cpu_request("100m").set_cpu_limit("100m")
+    ending.set_memory_request("512Mi").set_memory_limit("512Mi")
     with dsl.ExitHandler(ending, name="report how the run ended"):
         watched = monitor_drift(
             domain=domain,
@@ -68,4 +71,4 @@ def monitor(
         watched.set_memory_request("16Gi").set_memory_limit("16Gi")
         watched.set_retry(num_retries=2, backoff_duration="300s", backoff_factor=2.0)
         kubernetes.mount_pvc(watched, pvc_name=claim, mount_path="/workspace")
-        with_secrets(watched)
+        with_secrets(placed(watched, "monitor"))

@@ -1,6 +1,7 @@
 """From an order to promote to the version in use."""
 
 from brewhouse.components.promote.component import promote as promote_step
+from brewhouse.pipelines.placing import placed
 from brewhouse.pipelines.secrets import with_secrets
 from kfp import dsl
 
@@ -19,4 +20,4 @@ def promote(version: str, home: str = ""):
     done = promote_step(version=version, home=home)
     done.set_caching_options(False)
     done.set_cpu_request("1").set_cpu_limit("1").set_memory_request("4Gi").set_memory_limit("4Gi")
-    with_secrets(done)
+    with_secrets(placed(done, "promote"))

@@ -4,6 +4,7 @@ from brewhouse.components.study_evaluate.component import study_evaluate
 from brewhouse.components.study_prepare.component import study_prepare
 from brewhouse.components.study_report.component import study_report
 from brewhouse.components.study_train.component import study_train
+from brewhouse.pipelines.placing import placed
 from kfp import dsl, kubernetes
 
 
@@ -14,7 +15,8 @@ def _size(task: dsl.PipelineTask, *, claim: str, cpu: str, memory: str) -> dsl.P
     task.set_retry(num_retries=2, backoff_duration="60s", backoff_factor=2.0)
     # Steps keep what they make in the shared folder themselves, and find it there.
     task.set_caching_options(False)
-    return kubernetes.mount_pvc(task, pvc_name=claim, mount_path="/workspace")
+    kubernetes.mount_pvc(task, pvc_name=claim, mount_path="/workspace")
+    return placed(task, "studies")
 
 
 @dsl.pipeline(

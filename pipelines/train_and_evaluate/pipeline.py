@@ -4,12 +4,14 @@ from brewhouse.components.build_features.component import build_features
 from brewhouse.components.evaluate.component import evaluate
 from brewhouse.components.gate.component import gate
 from brewhouse.components.import_data.component import import_data
+from brewhouse.components.preflight.component import preflight
 from brewhouse.components.register_candidate.component import register_candidate
 from brewhouse.components.report_status.component import report_status
 from brewhouse.components.train_baselines.component import train_baselines
 from brewhouse.components.train_ranker.component import train_ranker
 from brewhouse.components.validate_data.component import validate_data
 from brewhouse.components.verbalize.component import verbalize
+from brewhouse.pipelines.placing import placed
 from brewhouse.pipelines.secrets import with_secrets
 from kfp import dsl, kubernetes
 
@@ -17,7 +19,8 @@ from kfp import dsl, kubernetes
 def _size(task: dsl.PipelineTask, *, cpu: str, memory: str) -> dsl.PipelineTask:
     """Request and limit alike, so that a step is never evicted for what it asked."""
     task.set_cpu_request(cpu).set_cpu_limit(cpu)
-    return task.set_memory_request(memory).set_memory_limit(memory)
+    task.set_memory_request(memory).set_memory_limit(memory)
+    return placed(task, "train-and-evaluate")
 
 
 @dsl.pipeline(
@@ -76,7 +79,7 @@ def train_and_evaluate(
         policy: Gate policy.
         champion: results.json to compare with, or `none`; the registry's champion if empty.
         workspace: Folder for checkpoints that outlives a failed run; in a cluster below /workspace.
-        claim: PersistentVolumeClaim that the training step and its TrainJob mount at /workspace.
+        claim: PersistentVolumeClaim that import, training and the TrainJob mount at /workspace.
         tracking_uri: MLflow.
         model_store: Folder or URI that keeps registered versions.
         home: Folder of registry, ledger and keys; in a cluster secrets name them.
@@ -86,9 +89,23 @@ def train_and_evaluate(
         trigger_reason: Why.
         publish_to: Folder or URI that collects the run's evidence.
     """
-    ending = report_status(publish_to=publish_to)
+    ending = _size(report_status(publish_to=publish_to), cpu="100m", memory="512Mi")
     ending.set_caching_options(False)
     with dsl.ExitHandler(ending, name="report how the run ended"):
+        checked_first = _size(
+            preflight(
+                launcher=launcher,
+                cluster=cluster,
+                model_store=model_store,
+                home=home,
+                tracking_uri=tracking_uri,
+            ),
+            cpu="500m",
+            memory="1Gi",
+        )
+        # What was fine yesterday may be gone today.
+        checked_first.set_caching_options(False)
+        with_secrets(checked_first)
         imported = _size(
             import_data(
                 domain=domain,
@@ -100,7 +117,9 @@ def train_and_evaluate(
             ),
             cpu="2",
             memory="8Gi",
-        )
+        ).after(checked_first)
+        # Where the log lies on the workspace; `source` names the folder.
+        kubernetes.mount_pvc(imported, pvc_name=claim, mount_path="/workspace")
         checked = _size(
             validate_data(
                 domain=domain,

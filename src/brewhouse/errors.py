@@ -90,6 +90,12 @@ class TamperError(RegistryError):
     exit_code = 13
 
 
+class PreflightError(BrewhouseError):
+    """A cluster or a service lacks what a run would fail for."""
+
+    exit_code = 14
+
+
 class PipelineError(BrewhouseError):
     """A pipeline run failed in one of its steps."""
 

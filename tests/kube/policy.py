@@ -191,7 +191,8 @@ def _access(objects: list[Object]) -> Iterator[str]:
             if (given["kind"], given["name"]) not in roles:
                 yield f"{name(binding)}: no {given['kind']} {given['name']}"
             for subject in binding["subjects"]:
-                if subject["kind"] == "ServiceAccount" and subject["name"] not in accounts:
+                ours = binding["kind"] == "RoleBinding" and subject["kind"] == "ServiceAccount"
+                if ours and subject["name"] not in accounts:
                     yield f"{name(binding)}: no account {subject['name']}"
 
 

@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
@@ -27,7 +27,15 @@ Key = tuple[str, str, str, str]
 """API version, plural, namespace, name."""
 Right = tuple[str, str, str]
 """API group, resource and verb."""
-_KINDS = {"pods": "Pod", "events": "Event", "configmaps": "ConfigMap", "namespaces": "Namespace"}
+_KINDS = {
+    "pods": "Pod",
+    "events": "Event",
+    "configmaps": "ConfigMap",
+    "namespaces": "Namespace",
+    "nodes": "Node",
+    "resourcequotas": "ResourceQuota",
+    "persistentvolumeclaims": "PersistentVolumeClaim",
+}
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault of the server
@@ -52,6 +60,20 @@ class Cluster:
         self.kinds |= {crd.plural: crd.kind for crd in self.served.values()}
         self.calls: set[Right] = set()
         self.allowed: set[Right] | None = None
+        self.accounts: dict[str, set[Right]] = {}
+        self.version_told = "v1.34.2"
+        self.clock_skew = timedelta()
+        self.groups: dict[str, dict[str, list[str]]] = {}
+        for crd in self.served.values():
+            self.groups.setdefault(crd.group, {}).setdefault(crd.version, []).append(crd.plural)
+
+    def review(self, who: str, asked: dict[str, str]) -> bool:
+        """Whether someone may do something: an account by its rights, the caller by its own."""
+        sub = f"/{asked['subresource']}" if asked.get("subresource") else ""
+        right = (asked.get("group", ""), asked["resource"] + sub, asked["verb"])
+        if who:
+            return right in self.accounts.get(who, set())
+        return self.allowed is None or right in self.allowed
 
     def authorize(self, right: Right) -> None:
         """Note what is asked for, and refuse what a role does not grant."""
@@ -255,6 +277,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlparse(self.path)
         query = {k: v[0] for k, v in parse_qs(url.query).items()}
         parts = url.path.strip("/").split("/")
+        if self._discovered(parts):
+            return
         if parts[0] == "api":
             version, rest = parts[1], parts[2:]
         else:
@@ -272,6 +296,28 @@ class _Handler(BaseHTTPRequestHandler):
         resource = f"{plural}/{sub}" if sub else plural
         self.cluster.authorize((group, resource, self._verb(name, query)))
         getattr(self, f"_{self.command.lower()}")(key, sub, query)
+
+    def _discovered(self, parts: list[str]) -> bool:
+        """What everyone may ask: version, kinds, and one's own rights."""
+        groups = self.cluster.groups
+        if parts == ["version"]:
+            self._send(200, {"gitVersion": self.cluster.version_told})
+        elif parts[0] == "apis" and parts[1:] == [
+            "authorization.k8s.io",
+            "v1",
+            "selfsubjectaccessreviews",
+        ]:
+            asked = self._body()["spec"]["resourceAttributes"]
+            who = self.headers.get("Impersonate-User", "")
+            self._send(201, {"status": {"allowed": self.cluster.review(who, asked)}})
+        elif parts[0] == "apis" and len(parts) == 2 and parts[1] in groups:
+            self._send(200, {"versions": [{"version": v} for v in groups[parts[1]]]})
+        elif parts[0] == "apis" and len(parts) == 3 and parts[2] in groups.get(parts[1], {}):
+            names = [{"name": name} for name in groups[parts[1]][parts[2]]]
+            self._send(200, {"resources": names})
+        else:
+            return False
+        return True
 
     def _verb(self, name: str, query: dict[str, str]) -> str:
         verbs = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -367,6 +413,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, code: int, value: dict[str, Any]) -> None:
         self._send_bytes(code, json.dumps(value).encode(), "application/json")
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        moment = datetime.now(UTC) + self.cluster.clock_skew
+        return super().date_time_string(timestamp or moment.timestamp())
 
     def _send_bytes(self, code: int, body: bytes, kind: str) -> None:
         self.send_response(code)

@@ -177,6 +177,19 @@ def test_what_the_step_was_given_goes_to_the_job() -> None:
     assert made["spec"]["trainer"]["env"][0]["name"] == "NCCL_DEBUG"
 
 
+def test_labels_reach_the_job_and_its_pods() -> None:
+    labels = {"brewhouse.dev/cost-center": "feed"}
+    given = {"namespace": "ranker", "labels": labels}
+    for more in ({}, {"claim": "training"}):
+        spec = ClusterSpec.parse(given | more)
+        made = build(spec, run_id="r", config="/c.json", digest="d")
+        crds()["trainer.kubeflow.org/v1alpha1", "TrainJob"].admit(made)
+        assert labels.items() <= made["metadata"]["labels"].items()
+        patch = made["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]
+        template = patch["replicatedJobs"][0]["template"]["spec"]["template"]
+        assert template["metadata"]["labels"] == labels
+
+
 def test_mistakes_in_the_cluster_are_told() -> None:
     with pytest.raises(ConfigError, match="cluster: namespace: Field required"):
         ClusterSpec.parse({})

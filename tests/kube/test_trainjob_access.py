@@ -71,6 +71,11 @@ def test_nothing_is_granted_that_is_not_asked(
 def test_every_role_is_ours_or_said_to_be_for_others(
     accounts: dict[str, dict[str, set[Right]]],
 ) -> None:
-    ours = {"brewhouse-train-ranker", "brewhouse-run-starter", "brewhouse-operator"}
+    ours = {
+        "brewhouse-train-ranker",
+        "brewhouse-preflight",
+        "brewhouse-run-starter",
+        "brewhouse-operator",
+    }
     every = {role for held in accounts.values() for role in held}
     assert every == ours | set(ASKED_BY_OTHERS)

@@ -14,7 +14,9 @@ from brewhouse.platform.trainjob import ClusterSpec
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / "pipelines" / "train_and_evaluate" / "train_and_evaluate.yaml"
+PIPELINES = ("train_and_evaluate", "studies", "promote", "monitor")
 STEPS = {
+    "preflight",
     "import-data",
     "validate-data",
     "build-features",
@@ -52,9 +54,7 @@ def test_images_and_resources_of_every_step(spec: dict) -> None:
     for name, executor in executors.items():
         container = executor["container"]
         assert container["image"].startswith("registry.example.com/brewhouse/")
-        if name != "exec-report-status":
-            resources = container["resources"]
-            assert {"resourceCpuLimit", "resourceMemoryLimit"} <= set(resources)
+        assert {"resourceCpuLimit", "resourceMemoryLimit"} <= set(container["resources"]), name
         # Images hold the package: nothing is installed when a step starts.
         assert "pip install" not in " ".join(container["command"])
 
@@ -84,7 +84,8 @@ def test_nothing_trains_on_unvalidated_data(spec: dict) -> None:
 def test_training_and_its_job_share_the_claim() -> None:
     platform = list(yaml.safe_load_all(GOLDEN.read_text()))[1]["platforms"]["kubernetes"]
     executors = platform["deploymentSpec"]["executors"]
-    assert {n for n, e in executors.items() if "pvcMount" in e} == {"exec-train-ranker"}
+    mounted = {n for n, e in executors.items() if "pvcMount" in e}
+    assert mounted == {"exec-train-ranker", "exec-import-data"}
     mount = executors["exec-train-ranker"]["pvcMount"][0]
     assert mount["mountPath"] == ClusterSpec(namespace="x").mount
     assert mount["pvcNameParameter"]["componentInputParameter"].endswith("claim")
@@ -92,7 +93,11 @@ def test_training_and_its_job_share_the_claim() -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("train_and_evaluate", {"gate", "register-candidate"}), ("promote", {"promote"})],
+    [
+        ("train_and_evaluate", {"preflight", "gate", "register-candidate"}),
+        ("promote", {"promote"}),
+        ("monitor", {"monitor-drift"}),
+    ],
 )
 def test_decisions_and_keys_come_from_secrets(name: str, steps: set[str]) -> None:
     path = ROOT / "pipelines" / name / f"{name}.yaml"
@@ -110,7 +115,27 @@ def test_only_steps_that_need_the_newest_state_are_never_cached(spec: dict) -> N
     cached = {
         n for n, t in body["dag"]["tasks"].items() if t.get("cachingOptions", {}).get("enableCache")
     }
-    assert STEPS - cached == {"gate", "report-status"}
+    assert STEPS - cached == {"preflight", "gate", "report-status"}
+
+
+def test_nothing_is_computed_before_the_preflight(spec: dict) -> None:
+    body = next(c for n, c in spec["components"].items() if n.startswith("comp-exit-handler"))
+    assert body["dag"]["tasks"]["import-data"]["dependentTasks"] == ["preflight"]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_step_is_nobody_s_root_and_somebody_s_cost(name: str) -> None:
+    path = ROOT / "pipelines" / name / f"{name}.yaml"
+    spec, platform = yaml.safe_load_all(path.read_text())
+    told = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(told) == set(spec["deploymentSpec"]["executors"])
+    for executor in told.values():
+        context = executor["securityContext"]
+        assert (context["runAsUser"], context["runAsNonRoot"]) == ("10001", True)
+        labels = executor["podMetadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "brewhouse"
+        assert labels["brewhouse.dev/cost-center"] == "ranking"
+        assert labels["brewhouse.dev/pipeline"] == name.replace("_", "-")
 
 
 def test_no_secret_is_a_parameter(spec: dict) -> None:

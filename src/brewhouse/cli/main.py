@@ -6,7 +6,6 @@ Nothing heavy is imported here, so that `brewhouse --help` is quick.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,7 @@ from brewhouse import __version__, offline
 from brewhouse.cli import (
     data,
     demo_drift,
+    doctor,
     drift,
     gate,
     pipeline,
@@ -34,7 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, judge, release and watch one foundation ranking model.",
     epilog="Exit codes: 0 done, 2 configuration, 3 data, 4 validation blocked, 5 leak, 6 prompt, "
-    "7 model, 8 training, 9 gate, 10 registry, 11 pipeline, 12 not permitted, 13 tampered with.",
+    "7 model, 8 training, 9 gate, 10 registry, 11 pipeline, 12 not permitted, 13 tampered with, "
+    "14 cluster or service lacks something.",
 )
 app.add_typer(data.domain_app, name="domain")
 app.add_typer(data.app, name="data")
@@ -81,17 +82,7 @@ def _root(
     offline.silence()
 
 
-@app.command()
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout")] = False,
-) -> None:
-    """Tell what this machine has and what is missing, with the remedy."""
-    from brewhouse.cli.doctor import examine, show
-
-    found = examine(Path.cwd())
-    show(found, as_json)
-    if any(item["state"] == "missing" for item in found):
-        raise typer.Exit(1)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

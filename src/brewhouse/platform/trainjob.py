@@ -36,6 +36,9 @@ class ClusterSpec(Strict):
     memory: str = Field(default="1000Gi", description="Of a node, requested and limited")
     queue: str = Field(default="", description="Kueue LocalQueue; not queued if empty")
     priority: str = Field(default="", description="Kueue WorkloadPriorityClass")
+    labels: dict[str, str] = Field(
+        default={}, description="Of the job and its pods, such as brewhouse.dev/cost-center"
+    )
     node_selector: dict[str, str] = {}
     tolerations: list[dict[str, Any]] = []
     claim: str = Field(default="", description="Claim with the workspace, mounted by all nodes")
@@ -115,7 +118,7 @@ def build(spec: ClusterSpec, *, run_id: str, config: str, digest: str) -> dict[s
         config: Path of `train.json` as the nodes see it.
         digest: Of what the run does; a job of the same run with another is not adopted.
     """
-    labels = {LABEL_RUN: job_name(run_id).removeprefix("train-")}
+    labels = spec.labels | {LABEL_RUN: job_name(run_id).removeprefix("train-")}
     if spec.queue:
         labels["kueue.x-k8s.io/queue-name"] = spec.queue
     if spec.priority:
@@ -148,8 +151,11 @@ def build(spec: ClusterSpec, *, run_id: str, config: str, digest: str) -> dict[s
         },
     }
     pod = _pod_patch(spec)
-    if pod:
-        template = {"spec": {"template": {"spec": pod}}}
+    if pod or spec.labels:
+        inner: dict[str, Any] = {"spec": pod} if pod else {}
+        if spec.labels:
+            inner["metadata"] = {"labels": spec.labels}
+        template = {"spec": {"template": inner}}
         runtime = {"template": {"spec": {"replicatedJobs": [{"name": NODE, "template": template}]}}}
         job["spec"]["runtimePatches"] = [{"manager": _MANAGER, "trainingRuntimeSpec": runtime}]
     return job

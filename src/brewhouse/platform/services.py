@@ -1,0 +1,126 @@
+"""Whether the services that runs talk to answer: pipelines, MLflow, databases, object store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from brewhouse.platform.checks import Check, guarded, missing, ok
+
+PATIENCE_S = 5.0
+_REACH = "check the address, the network policy and whether the service is up"
+
+
+def examine(
+    *, kfp_host: str, tracking_uri: str, database_uri: str, signing_key: str, store: str
+) -> Iterator[Check]:
+    """Ask each service that is named; empty names are left out.
+
+    Args:
+        kfp_host: Kubeflow Pipelines.
+        tracking_uri: MLflow.
+        database_uri: Decisions, as a SQLAlchemy URI.
+        signing_key: Private key of the ledger.
+        store: Folder or fsspec URI that keeps versions.
+    """
+    if kfp_host:
+        yield from guarded("pipelines", _REACH, lambda: _http("pipelines", kfp_host, "healthz"))
+    if tracking_uri.startswith(("http://", "https://")):
+        yield from guarded("mlflow", _REACH, lambda: _http("mlflow", tracking_uri, "health"))
+    elif tracking_uri:
+        yield from guarded("mlflow", _REACH, lambda: _database("mlflow", tracking_uri))
+    if database_uri:
+        yield from guarded("decisions", _REACH, lambda: _database("decisions", database_uri))
+    if signing_key:
+        yield from guarded("signing key", _KEY, lambda: _key(Path(signing_key)))
+    if registry := os.environ.get("BREWHOUSE_FEAST_REGISTRY", ""):
+        yield from guarded("feast registry", _REACH, lambda: _database("feast registry", registry))
+    if online := os.environ.get("BREWHOUSE_FEAST_REDIS", ""):
+        yield from guarded(
+            "feast online store", _REACH, lambda: _port("feast online store", online)
+        )
+    if store:
+        remedy = (
+            "grant the account's identity write, read and delete on it; for s3:// and gs:// "
+            "install brewhouse[s3] or [gcs]"
+        )
+        yield from guarded("object store", remedy, lambda: _store(store))
+
+
+_KEY = "brewhouse ledger key FILE, and put the pair into Secret brewhouse-signing-key"
+
+
+def _http(name: str, host: str, health: str) -> Iterator[Check]:
+    path = f"apis/v2beta1/{health}" if name == "pipelines" else health
+    url = f"{host.rstrip('/')}/{path}"
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:  # noqa: S310 - http alone
+            yield ok(name, f"{host} answers {answer.status}")
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            yield ok(name, f"{host} answers and asks to sign in")
+        else:
+            yield missing(name, f"{url} answers {error.code}", _REACH)
+
+
+def _database(name: str, uri: str) -> Iterator[Check]:
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.engine import make_url
+
+    url = make_url(uri)
+    if url.get_backend_name() == "sqlite":
+        path = Path(url.database or "")
+        if path.exists():
+            yield ok(name, str(path))
+        else:
+            yield Check(name=name, value=f"{path} is made at the first run")
+        return
+    options = {"connect_timeout": int(PATIENCE_S)} if "postgres" in url.get_backend_name() else {}
+    engine = create_engine(url, connect_args=options)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    finally:
+        engine.dispose()
+    # Never the whole URI: it holds a password.
+    yield ok(name, f"{url.get_backend_name()} at {url.host} answers")
+
+
+def _port(name: str, address: str) -> Iterator[Check]:
+    host, _, port = address.split(",")[0].partition(":")
+    socket.create_connection((host, int(port or 6379)), timeout=PATIENCE_S).close()
+    yield ok(name, f"{host}:{port or 6379} answers")
+
+
+def _key(path: Path) -> Iterator[Check]:
+    if path.is_file():
+        path.read_bytes()
+        yield ok("signing key", str(path))
+    else:
+        yield missing("signing key", f"no {path}", _KEY)
+
+
+def _store(uri: str) -> Iterator[Check]:
+    """Write, read and delete, as registering and rolling back do."""
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(uri)
+    place, wanted = f"{root.rstrip('/')}/.brewhouse-preflight-{uuid4().hex}", b"preflight"
+    files.makedirs(root, exist_ok=True)
+    with files.open(place, "wb") as handle:
+        handle.write(wanted)
+    try:
+        found = files.cat_file(place)
+    finally:
+        files.rm_file(place)
+    if found != wanted:
+        yield missing(
+            "object store", f"{uri} returned other bytes", "check the store's consistency"
+        )
+    else:
+        yield ok("object store", f"{uri}: write, read and delete")

@@ -1,0 +1,301 @@
+"""The preflight: each thing that is missing is found, with what mends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from brewhouse.cli.main import app
+from brewhouse.errors import PreflightError
+from brewhouse.platform import preflight, services
+from brewhouse.platform.checks import State
+from brewhouse.platform.preflight import PROMISES, ClusterNeeds
+from brewhouse.stages import preflight as step
+from tests.conftest import ROOT
+from tests.kfp import server as pipelines
+from tests.kube.server import Cluster, serve
+from tests.kube.test_manifests import MANIFESTS, built
+from tools.access_table import granted, objects, rights
+
+NEEDS = {"namespace": "ranker", "nodes": 4, "gpus": 32}
+ACCOUNT = "system:serviceaccount:ranker:brewhouse-train"
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A cluster with all that the production overlay installs, as its controllers leave it."""
+    with serve() as (held, address):
+        held.address = address  # type: ignore[attr-defined]
+        held.groups |= {"jobset.x-k8s.io": {"v1alpha2": ["jobsets"]}}
+        held.groups |= {"ray.io": {"v1": ["rayclusters", "rayjobs"]}}
+        for value in [*built(MANIFESTS / "cluster"), *built(MANIFESTS / "overlays/prod")]:
+            plural = {v: k for k, v in held.kinds.items()}.get(value["kind"])
+            if plural:
+                space = value["metadata"].get("namespace", "")
+                held.objects[value["apiVersion"], plural, space, value["metadata"]["name"]] = value
+        held.objects["v1", "persistentvolumeclaims", "ranker", "training"]["status"] = {
+            "phase": "Bound"
+        }
+        quota = held.objects["v1", "resourcequotas", "ranker", "team"]
+        quota["status"] = {"hard": quota["spec"]["hard"], "used": {}}
+        labels = {"brewhouse.dev/pool": "h100"}
+        for number in range(4):
+            name = f"gpu-{number}"
+            held.objects["v1", "nodes", "", name] = {
+                "metadata": {"name": name, "labels": labels},
+                "status": {"allocatable": {"nvidia.com/gpu": "8"}},
+            }
+        held.accounts[ACCOUNT] = set().union(*granted(objects())["brewhouse-train"].values())
+        yield held
+
+
+def look(cluster: Cluster, **changes: Any) -> dict[str, tuple[State, str, str]]:
+    address: str = cluster.address  # type: ignore[attr-defined]
+    needs = ClusterNeeds(**NEEDS | {"address": address} | changes)
+    return {c.name: (c.state, c.value, c.remedy) for c in preflight.examine(needs)}
+
+
+def test_a_whole_cluster_lacks_nothing(cluster: Cluster) -> None:
+    found = look(cluster)
+    assert {name: told for name, told in found.items() if told[0] is not State.OK} == {}
+    assert found["queue"][1] == "gpu -> ranker, 48 nvidia.com/gpu"
+    assert found["pools"][1] == "h100: 32"
+    assert found["quota"][1] == "team: requests.nvidia.com/gpu 50 of 50 free"
+    assert found["workspace"][1] == "training: ReadWriteMany of the default class"
+
+
+def _without(*key: str) -> Callable[[Cluster], Any]:
+    return lambda held: held.objects.pop(key)
+
+
+def _queue_stopped(held: Cluster) -> None:
+    held.objects["kueue.x-k8s.io/v1beta2", "localqueues", "ranker", "gpu"]["status"] = {
+        "conditions": [{"type": "Active", "status": "False", "message": "ClusterQueue is stopped"}]
+    }
+
+
+def _claim(**spec: Any) -> Callable[[Cluster], None]:
+    def change(held: Cluster) -> None:
+        held.objects["v1", "persistentvolumeclaims", "ranker", "training"]["spec"] |= spec
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[Cluster], Any], str, str, str]] = {
+    "an old cluster": (
+        lambda c: setattr(c, "version_told", "v1.27.3"),
+        "kubernetes",
+        "v1.27.3",
+        "upgrade the cluster to 1.31",
+    ),
+    "a clock that is wrong": (
+        lambda c: setattr(c, "clock_skew", timedelta(minutes=3, milliseconds=500)),
+        "clock",
+        "180 s ahead",
+        "chronyc makestep",
+    ),
+    "no trainer": (
+        lambda c: c.groups.pop("trainer.kubeflow.org"),
+        "trainjobs",
+        "not installed",
+        "install Kubeflow Trainer 2.3, which serves trainer.kubeflow.org/v1alpha1",
+    ),
+    "an old Kueue": (
+        lambda c: c.groups.update({"kueue.x-k8s.io": {"v1beta1": ["localqueues"]}}),
+        "localqueues",
+        "serves v1beta1",
+        "install Kueue 0.19",
+    ),
+    "a right that is not granted": (
+        lambda c: c.accounts[ACCOUNT].discard(("trainer.kubeflow.org", "trainjobs", "create")),
+        "brewhouse-train may",
+        "not create trainjobs",
+        "kubectl auth can-i create trainjobs --as system:serviceaccount:ranker:brewhouse-train",
+    ),
+    "no runtime": (
+        _without("trainer.kubeflow.org/v1alpha1", "clustertrainingruntimes", "", "brewhouse-train"),
+        "runtime",
+        "no ClusterTrainingRuntime brewhouse-train",
+        "kubectl apply -k manifests/cluster",
+    ),
+    "no queue": (
+        _without("kueue.x-k8s.io/v1beta2", "localqueues", "ranker", "gpu"),
+        "queue",
+        "no LocalQueue gpu in ranker",
+        "kubectl apply -k",
+    ),
+    "a queue that is stopped": (
+        _queue_stopped,
+        "queue",
+        "ClusterQueue is stopped",
+        "kubectl apply",
+    ),
+    "no claim": (
+        _without("v1", "persistentvolumeclaims", "ranker", "training"),
+        "workspace",
+        "no claim training",
+        "kubectl apply -k",
+    ),
+    "a claim of one node": (
+        _claim(accessModes=["ReadWriteOnce"]),
+        "workspace",
+        "training is ReadWriteOnce; 4 nodes share it",
+        "kubectl get storageclass",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_what_is_missing_is_found_with_its_remedy(cluster: Cluster, case: str) -> None:
+    change, name, value, remedy = BROKEN[case]
+    change(cluster)
+    found = preflight.examine(ClusterNeeds(**NEEDS, address=cluster.address))  # type: ignore[attr-defined]
+    bad = [c for c in found if c.state is State.MISSING]
+    assert [c.name for c in bad] == [name]
+    assert value in bad[0].value
+    assert remedy in bad[0].remedy
+
+
+def test_more_gpus_than_there_are(cluster: Cluster) -> None:
+    found = look(cluster, gpus=64, nodes=8)
+    assert found["queue"][:2] == (State.MISSING, "ranker has 48 of 64 nvidia.com/gpu")
+    assert "raise nominalQuota of ClusterQueue ranker" in found["queue"][2]
+    assert found["quota"][:2] == (
+        State.MISSING,
+        "team: requests.nvidia.com/gpu 50, 64 are asked",
+    )
+    # A pool that scales up on demand may be small now.
+    assert found["pools"][0] is State.ABSENT
+
+
+def test_optional_parts_are_told_and_stop_nothing(cluster: Cluster) -> None:
+    cluster.groups.pop("serving.kserve.io")
+    state, value, remedy = look(cluster)["inferenceservices"]
+    assert (state, value) == (State.ABSENT, "not installed")
+    assert "KServe 0.20" in remedy
+
+
+def test_what_may_not_be_looked_at_is_unknown_and_never_fine(cluster: Cluster) -> None:
+    cluster.allowed = set()
+    found = look(cluster)
+    for name in ("runtime", "queue", "pools", "quota", "workspace"):
+        assert found[name][0] is State.UNKNOWN, name
+        assert found[name][2].startswith("bind brewhouse-"), name
+
+
+def test_the_step_may_look_at_all_of_it(cluster: Cluster) -> None:
+    """Inside a pod it asks as its own account, which the manifests let look."""
+    binding = {(o["kind"], o["metadata"]["name"]): o for o in built(MANIFESTS / "cluster")}[
+        "ClusterRoleBinding", "brewhouse-cluster-reader"
+    ]
+    assert {
+        "kind": "ServiceAccount",
+        "name": "brewhouse-train",
+        "namespace": "ranker",
+    } in binding["subjects"]
+    reader = next(o for o in built(MANIFESTS / "cluster") if o["kind"] == "ClusterRole")
+    cluster.allowed = cluster.accounts[ACCOUNT] | rights(reader)
+    found = look(cluster, impersonate=False)
+    assert {name: told for name, told in found.items() if told[0] is not State.OK} == {}
+    asked = {right for right in cluster.calls if right[1] not in ("trainjobs", "pods", "pods/log")}
+    ours = granted(objects())["brewhouse-train"]["brewhouse-preflight"] | rights(reader)
+    assert asked == ours
+
+
+def test_promises_are_what_the_manifests_grant() -> None:
+    held = granted(objects())
+    for account, promised in PROMISES.items():
+        ours = [
+            r
+            for name, r in held[account].items()
+            if name in ("brewhouse-train-ranker", "brewhouse-run-starter")
+        ]
+        assert set(promised) == set().union(*ours)
+
+
+def test_the_step_refuses_before_anything_is_computed(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.objects.pop(("v1", "persistentvolumeclaims", "ranker", "training"))
+    cluster.clock_skew = timedelta(minutes=5, milliseconds=500)
+    spec = {"namespace": "ranker", "queue": "gpu", "claim": "training"}
+    given = {
+        "cluster": spec | {"address": cluster.address},  # type: ignore[attr-defined]
+        "model_store": str(tmp_path / "models"),
+        "home": str(tmp_path / "home"),
+        "tracking_uri": "",
+        "report_out": tmp_path / "report.json",
+    }
+    with pytest.raises(PreflightError, match=r"2 of \d+ checks failed, nothing was") as found:
+        step.run(launcher="trainer", **given)
+    assert "clock: 300 s ahead" in str(found.value)
+    assert "no claim training in ranker" in str(found.value)
+    assert found.value.exit_code == 14
+    states = {c["name"]: c["state"] for c in json.loads((tmp_path / "report.json").read_text())}
+    assert (states["clock"], states["object store"]) == ("missing", "ok")
+    assert list((tmp_path / "models").iterdir()) == []
+    # Training on this machine asks nothing of a cluster.
+    assert {c.name for c in step.run(launcher="local", **given)} == {
+        "object store",
+        "mlflow",
+        "decisions",
+    }
+
+
+def test_services_that_answer_and_that_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BREWHOUSE_FEAST_REDIS", "127.0.0.1:1")
+    monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder is wanted")
+    with ExitStack() as stack:
+        _, address = stack.enter_context(pipelines.serve())
+        given = {
+            "tracking_uri": "http://127.0.0.1:1",
+            "database_uri": f"sqlite:///{tmp_path / 'b.db'}",
+            "signing_key": str(tmp_path / "none.pem"),
+        }
+        found = {
+            c.name: c
+            for c in services.examine(kfp_host=address, store=str(blocked / "models"), **given)
+        }
+        away = {c.name: c for c in services.examine(kfp_host=f"{address}/x", store="", **given)}
+    states = {name: check.state.value for name, check in found.items()}
+    assert states == {
+        "pipelines": "ok",
+        "mlflow": "missing",
+        "decisions": "ok",
+        "signing key": "missing",
+        "feast registry": "missing",
+        "feast online store": "missing",
+        "object store": "missing",
+    }
+    assert "secret" not in " ".join(f"{c.value} {c.remedy}" for c in found.values())
+    assert "ledger key" in found["signing key"].remedy
+    assert away["pipelines"].value.endswith("answers 404")
+
+
+def test_from_the_command_line(cluster: Cluster, tmp_path: Path) -> None:
+    needs = tmp_path / "needs.yaml"
+    needs.write_text(yaml.safe_dump(NEEDS | {"address": cluster.address}))  # type: ignore[attr-defined]
+    command = ["doctor", "--cluster", "--needs", str(needs), "--store", str(tmp_path / "models")]
+    run = CliRunner().invoke(app, [*command, "--json"])
+    assert run.exit_code == 0, run.output
+    told = json.loads(run.stdout)
+    assert {one["state"] for one in told} == {"ok"}
+    assert told[-1]["name"] == "object store"
+    assert CliRunner().invoke(app, [*command, "--gpus", "640", "--json"]).exit_code == 14
+    wrong = CliRunner().invoke(app, [*command, "--namespace", "elsewhere", "--json"])
+    missing = [one["name"] for one in json.loads(wrong.stdout) if one["state"] == "missing"]
+    assert missing[:2] == ["brewhouse-train may", "brewhouse-train may"]
+
+
+def test_the_guide_it_names_is_there() -> None:
+    assert (ROOT / preflight.INSTALL).is_file()
