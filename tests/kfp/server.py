@@ -198,6 +198,7 @@ def _time(minutes: int) -> str:
 class _Handler(BaseHTTPRequestHandler):
     server_version = "kfp"
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
     held: Server
 
     def log_message(self, *_: Any) -> None:
@@ -277,7 +278,7 @@ def serve(granted: str = "brewhouse-run-starter") -> Iterator[tuple[Server, str]
     handler = type("Handler", (_Handler,), {"held": held})
     listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     listening.daemon_threads = True
-    thread = threading.Thread(target=listening.serve_forever, args=(0.05,), daemon=True)
+    thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield held, f"http://127.0.0.1:{listening.server_port}"

@@ -250,6 +250,8 @@ class Cluster:
 class _Handler(BaseHTTPRequestHandler):
     cluster: Cluster
     protocol_version = "HTTP/1.1"
+    # Heads and bodies leave together: apart, each answer waits for the client's delayed ack.
+    wbufsize = -1
 
     def log_message(self, *_: object) -> None:
         pass
@@ -433,7 +435,7 @@ def serve() -> Iterator[tuple[Cluster, str]]:
     handler = type("Handler", (_Handler,), {"cluster": cluster})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield cluster, f"http://127.0.0.1:{server.server_port}"
