@@ -52,14 +52,24 @@ def run(
     name: Name,
     out: Annotated[Path, typer.Option(help="Run folder")],
     arg: Arguments = None,
+    arguments: ArgumentsFile = None,
+    containers: Annotated[
+        bool, typer.Option("--containers", help="Each step in a container of its image")
+    ] = False,
+    network: Annotated[str, typer.Option(help="Of containers: none, host, or a network")] = "none",
     as_json: Json = False,
 ) -> None:
     """Run a pipeline on this machine with explicit arguments."""
+    from brewhouse.platform.containers import ContainerPlan
     from brewhouse.platform.pipelines import LocalRun, run_local
     from brewhouse.stages.common import TOLD, code_version
 
     run_local(
-        name, _parse(arg or []), LocalRun(out=out.resolve(), cache_key=code_version()), marker=TOLD
+        name,
+        _told(arguments, arg),
+        LocalRun(out=out.resolve(), cache_key=code_version()),
+        marker=TOLD,
+        containers=ContainerPlan(network=network) if containers else None,
     )
     emit({"pipeline": name, "out": str(out)}, as_json, lambda: typer.echo(str(out)))
 

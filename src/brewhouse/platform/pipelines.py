@@ -8,13 +8,14 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from brewhouse import errors, offline
 from brewhouse.errors import BrewhouseError, ConfigError, PipelineError
+from brewhouse.platform.containers import ContainerPlan, container_runner
 
 PIPELINES = ("train_and_evaluate", "studies", "promote", "monitor")
 _ERROR = re.compile(r"^\s*brewhouse\.errors\.(\w+): (.*)$")
@@ -59,8 +60,15 @@ class LocalRun:
         return self.out / "pipeline.log"
 
 
-def run_local(name: str, arguments: dict[str, Any], run: LocalRun, *, marker: str) -> None:
-    """Run a pipeline with kfp.local: one subprocess a step, finished steps cached.
+def run_local(
+    name: str,
+    arguments: dict[str, Any],
+    run: LocalRun,
+    *,
+    marker: str,
+    containers: ContainerPlan | None = None,
+) -> None:
+    """Run a pipeline with kfp.local: one subprocess or container a step, finished steps cached.
 
     A run that was stopped at any step goes on from the last finished one when started again with
     the same arguments and the same code.
@@ -70,13 +78,13 @@ def run_local(name: str, arguments: dict[str, Any], run: LocalRun, *, marker: st
         arguments: Its arguments.
         run: Where files go; the cache key stands for the version of the code.
         marker: Prefix of lines that are progress for people; they go to stderr.
+        containers: Steps run in containers of their images, which see the run's artifacts alone:
+            folders among the arguments must lie in `out/artifacts`. Subprocesses if None.
 
     Raises:
         BrewhouseError: The error a step raised, under its own class and exit code.
         PipelineError: A step failed otherwise, with its last error line.
     """
-    from kfp import local
-
     pipeline = load_pipeline(name)
     run.out.mkdir(parents=True, exist_ok=True)
     # Steps are started as `python3`; let them find this environment's.
@@ -84,26 +92,45 @@ def run_local(name: str, arguments: dict[str, Any], run: LocalRun, *, marker: st
     if path not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = path + os.pathsep + os.environ.get("PATH", "")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    with _runner(containers) as runner:
+        _init(runner, run)
+        # Steps write to stdout and stderr alike; what people should see goes to the real stderr.
+        people = sys.stderr
+        with run.log.open("a", encoding="utf-8") as log:
+            began = log.tell()
+            tee = _Tee(log, marker, lambda line: print(line, file=people, flush=True))
+            try:
+                with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee):
+                    pipeline(**arguments)
+            except RuntimeError as error:
+                log.flush()
+                raise _cause(run.log, began, str(error)) from error
+            finally:
+                logging.getLogger().handlers.clear()
+
+
+@contextlib.contextmanager
+def _runner(containers: ContainerPlan | None) -> Iterator[Any]:
+    from kfp import local
+
+    if containers is None:
+        yield local.SubprocessRunner(use_venv=False)
+        return
+    with container_runner(containers) as runner:
+        yield runner
+
+
+def _init(runner: Any, run: LocalRun) -> None:
+    from kfp import local
+
+    (run.out / "artifacts").mkdir(parents=True, exist_ok=True)
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=runner,
         pipeline_root=str(run.out / "artifacts"),
         raise_on_error=True,
         enable_caching=True,
         cache_root=str(run.out / "cache" / run.cache_key),
     )
-    # Steps write to stdout and stderr alike; what people should see goes to the real stderr.
-    people = sys.stderr
-    with run.log.open("a", encoding="utf-8") as log:
-        began = log.tell()
-        tee = _Tee(log, marker, lambda line: print(line, file=people, flush=True))
-        try:
-            with contextlib.redirect_stdout(tee), contextlib.redirect_stderr(tee):
-                pipeline(**arguments)
-        except RuntimeError as error:
-            log.flush()
-            raise _cause(run.log, began, str(error)) from error
-        finally:
-            logging.getLogger().handlers.clear()
 
 
 class _Tee:
