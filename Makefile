@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PYTEST_ARGS ?=
 BENCH ?=
+REGISTRY ?=
+RELEASE ?=
 export HF_HUB_OFFLINE := 1
 export DO_NOT_TRACK := 1
 export GX_ANALYTICS_ENABLED := False
@@ -12,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export FEAST_USAGE := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-drift test lint types bench model compile docs clean setup wheels image
+.PHONY: help demo demo-drift test lint types bench model compile docs clean setup wheels image release
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +69,10 @@ wheels: $(STAMP) ## Gather the wheels that images are built from
 
 image: wheels ## Build the image of the steps; BASE=local makes a base from Debian's packages
 	tools/image.sh steps
+
+release: $(STAMP) ## Build a release: REGISTRY=host/path, RELEASE='--push --sign'
+	@test -n "$(REGISTRY)" || { echo "set REGISTRY=host/path, where images will be" >&2; exit 2; }
+	$(BIN)/python tools/release.py --registry $(REGISTRY) $(RELEASE)
 
 clean: ## Remove what was built; runs/ and .venv stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -323,7 +323,7 @@ def test_the_alerts_are_those_that_promtool_tests() -> None:
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [
-        ("yamllint", ["--strict", "manifests", "monitoring", "pipelines", ".yamllint.yaml"]),
+        ("yamllint", ["--strict", "manifests", "monitoring", ".github", ".yamllint.yaml"]),
         ("hadolint", ["Containerfile"]),
     ],
 )
