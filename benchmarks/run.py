@@ -10,7 +10,10 @@ from importlib import import_module
 
 import common
 
-ALL = ("scoring", "training", "verbalizer", "timelines", "evidence", "drift", "drift_volume")
+ALL = (
+    *("scoring", "training", "verbalizer", "timelines", "evidence", "drift", "drift_volume"),
+    "verbalize_scale",
+)
 
 
 def main() -> None:

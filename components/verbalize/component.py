@@ -11,6 +11,7 @@ def verbalize(
     model: str,
     tasks: str,
     max_test_sessions: int,
+    verbalization: dict,
     publish_to: str,
     snapshot: dsl.Input[dsl.Dataset],
     features: dsl.Input[dsl.Dataset],
@@ -24,6 +25,7 @@ def verbalize(
         model: Size trained from scratch, or folder or hub id of a model with its tokenizer.
         tasks: Comma-separated task names; empty for all.
         max_test_sessions: Test sessions kept.
+        verbalization: Where histories are told, fields of `TellingPlan`.
         publish_to: Folder or URI that collects the run's evidence.
         snapshot: Snapshot (items and profiles).
         features: Feature store (the interaction log).
@@ -32,6 +34,7 @@ def verbalize(
     from pathlib import Path
 
     from brewhouse.stages import verbalizing
+    from brewhouse.stages.telling import TellingPlan
 
     verbalizing.run(
         domain=domain,
@@ -41,6 +44,7 @@ def verbalize(
         train_end=train_end,
         model=model,
         max_test_sessions=int(max_test_sessions),
+        plan=TellingPlan.of(verbalization),
         shards_out=Path(shards.path),
         publish_to=publish_to,
     )

@@ -37,6 +37,7 @@ def train_and_evaluate(
     model: str = "tiny",
     tasks: str = "",
     max_test_sessions: int = 6000,
+    verbalization: dict = {},  # noqa: B006 - KFP reads the default as a constant
     train_options: dict = {},  # noqa: B006 - KFP reads the default as a constant
     processes: int = 2,
     launcher: str = "local",
@@ -69,6 +70,7 @@ def train_and_evaluate(
         model: Size trained from scratch, or folder or hub id of a model.
         tasks: Comma-separated task names; empty for all.
         max_test_sessions: Test sessions kept.
+        verbalization: Where histories are told, fields of `TellingPlan`; in the step if empty.
         train_options: Training options that differ from the defaults.
         processes: Training processes on one machine.
         launcher: `local`, or `trainer` to train as a TrainJob of Kubeflow Trainer.
@@ -148,6 +150,7 @@ def train_and_evaluate(
                 tasks=tasks,
                 publish_to=publish_to,
                 max_test_sessions=max_test_sessions,
+                verbalization=verbalization,
                 snapshot=imported.outputs["snapshot"],
                 features=stored.outputs["features"],
             ),

@@ -12,18 +12,17 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from brewhouse import offline
+from brewhouse.domains.strict import Strict
 from brewhouse.errors import BrewhouseError, PipelineError
 
 Job = dict[str, Any]
 
 
-class RayPlan(BaseModel):
+class RayPlan(Strict):
     """Where and how wide work is spread with Ray."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: str = Field(
         default="local",

@@ -29,6 +29,7 @@ def pull_log(
     features: Path,
     logs: Path,
     *,
+    shards: int = 0,
     members: pa.Array | None = None,
     known_by: datetime | None = None,
     watch: Callable[[pa.Table], None] = lambda _: None,
@@ -43,6 +44,7 @@ def pull_log(
         cut: Snapshot.
         features: Feature folder.
         logs: Folder to write; a folder a shard that has rows.
+        shards: Shards of members; as many as the snapshot has if 0.
         members: Read only theirs; everyone's if None.
         known_by: Leave out what the log learned later; aware.
         watch: Sees every month's rows that are kept.
@@ -70,9 +72,15 @@ def pull_log(
         table = table.filter(pc.invert(outside))
         counts["rows"] += table.num_rows
         watch(table)
-        shard = _shards(table.column("member_id"), cut.shards)
-        for number in np.unique(shard).tolist():
-            part = table.filter(pa.array(shard == number))
+        shard = _shards(table.column("member_id"), shards or cut.shards)
+        # Sorted once: a filter a shard would read the month as often as there are shards.
+        order = np.argsort(shard, kind="stable")
+        table, shard = table.take(pa.array(order)), shard[order]
+        numbers, first = np.unique(shard, return_index=True)
+        for number, start_at, stop in zip(
+            numbers.tolist(), first.tolist(), [*first[1:].tolist(), len(shard)], strict=True
+        ):
+            part = table.slice(start_at, stop - start_at)
             path = logs / str(number) / "log.parquet"
             if number not in writers:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +99,11 @@ def pull_log(
 
 
 def _shards(ids: pa.ChunkedArray, shards: int) -> np.ndarray:
-    of = {member: shard_of(member, shards) for member in pc.unique(ids).to_pylist()}
-    return np.array([of[member] for member in ids.to_pylist()], np.int64)
+    if not len(ids):
+        return np.zeros(0, np.int64)
+    coded = ids.combine_chunks().dictionary_encode()
+    of = np.array([shard_of(m, shards) for m in coded.dictionary.to_pylist()], np.int64)
+    return of[coded.indices.to_numpy()]
 
 
 class SessionCounts:

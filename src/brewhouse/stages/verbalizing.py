@@ -1,17 +1,14 @@
 """Step 4: histories read through Feast -> prompt trees -> token shards with their manifest.
 
-Works through one shard of members at a time, in parallel processes; members outside the allowed
-regions are left out here and counted.
+Works through shards of members, in parallel; members outside the allowed regions are left out here
+and counted.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from brewhouse.data.splits import TemporalSplit
 from brewhouse.domains.loader import DomainFolder, load_domain
 from brewhouse.errors import ConfigError
 from brewhouse.evaluation.metrics import auc
-from brewhouse.files import atomic_dir, read_json, write_json
+from brewhouse.files import read_json, write_json
 from brewhouse.model.shipped import locate
 from brewhouse.model.sizes import SIZES
 from brewhouse.prompts.markup import Tagged, sanitize
@@ -38,7 +35,8 @@ from brewhouse.stages import inputs
 from brewhouse.stages.common import ROWS, SUMMARY, make_split, note_lineage, publish, tell
 from brewhouse.stages.facets import add_facets
 from brewhouse.stages.log_shards import SessionCounts, pull_log, test_share
-from brewhouse.stages.shard_work import Work, tell_shard
+from brewhouse.stages.shard_work import Work
+from brewhouse.stages.telling import TellingPlan, desk, tell_shards
 from brewhouse.stages.variant import Variant
 from brewhouse.tasks.suite import Suite, load_suite
 
@@ -60,6 +58,7 @@ def run(
     workers: int = 2,
     variant: Variant | None = None,
     known_by: datetime | None = None,
+    plan: TellingPlan | None = None,
     publish_to: str = "",
 ) -> ShardsManifest:
     """Build training, pre-training and test trees.
@@ -75,12 +74,13 @@ def run(
         max_test_sessions: Test sessions kept over all surfaces and horizons, equal shares a
             surface; the rest is counted in the summary.
         tasks: Comma-separated task names, all by default.
-        workers: Processes.
+        workers: Processes, where no cluster tells.
         variant: What differs from shards that are trained on, for studies and new tasks.
         known_by: Ask as if the log held nothing newer; aware.
+        plan: Where shards are told; on this machine if None.
         publish_to: Run folder.
     """
-    variant = variant or Variant()
+    variant, plan = variant or Variant(), plan or TellingPlan()
     found = load_domain(domain)
     folder = replace(found, domain=variant.domain(found.domain))
     suite = load_suite(folder).select([t for t in tasks.split(",") if t])
@@ -92,14 +92,20 @@ def run(
         cut.read("interactions", columns=["event_at"], months=cut.months()[-1:]).column("event_at")
     ).as_py()
     split = make_split(folder.domain, train_end, last_event=last)
-    with (
-        tempfile.TemporaryDirectory(prefix="brewhouse-log-") as scratch,
-        atomic_dir(shards_out) as out,
-    ):
-        logs = Path(scratch) / "log"
+    with desk(plan, snapshot, shards_out) as at:
+        out, logs = at.out, at.logs
         asked = {task.surface for task in suite.tasks}
         seen = SessionCounts(split, asked)
-        counts = pull_log(folder, domain, cut, features, logs, known_by=known_by, watch=seen)
+        counts = pull_log(
+            folder,
+            domain,
+            cut,
+            features,
+            logs,
+            shards=plan.shards(cut),
+            known_by=known_by,
+            watch=seen,
+        )
         sessions = seen.counts
         tell(
             f"training until {split.train_end:%Y-%m-%d}, tests from "
@@ -116,7 +122,7 @@ def run(
         share = test_share(sessions, max_test_sessions)
         work = Work(
             domain=domain,
-            snapshot=snapshot,
+            snapshot=at.snapshot,
             logs=logs,
             out=out,
             split=split,
@@ -127,7 +133,8 @@ def run(
             tasks=tuple(t.name for t in suite.tasks),
             variant=variant,
         )
-        parts = _map_shards(work, sorted(int(p.name) for p in logs.iterdir()), workers)
+        numbered = sorted(int(p.name) for p in logs.iterdir())
+        parts = tell_shards(work, numbered, plan, processes=workers)
         manifest = _finish(
             out,
             folder,
@@ -316,15 +323,3 @@ def _finish(
     prove_tiers(manifest, suite.tasks)
     manifest.write(out)
     return manifest
-
-
-def _map_shards(work: Work, numbers: list[int], workers: int) -> list[dict[str, Any]]:
-    parts = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for part in pool.map(tell_shard, [(work, n) for n in numbers]):
-            parts.append(part)
-            tell(
-                f"shard {len(parts)} of {len(numbers)}: {part['train']['leaves']:,} training and "
-                f"{part['test']['leaves']:,} test targets"
-            )
-    return parts
