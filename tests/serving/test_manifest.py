@@ -27,7 +27,7 @@ def test_the_manifest_is_what_the_command_prints() -> None:
         app, ["inference-service", "--model", "linkedin-tiny", "--storage", STORAGE]
     )
     assert found.exit_code == 0, found.output
-    assert found.stdout == (ROOT / "manifests/serving/inferenceservice.yaml").read_text()
+    assert found.stdout == (ROOT / "manifests/components/serving/inferenceservice.yaml").read_text()
     value = yaml.safe_load(found.stdout)
     arguments = value["spec"]["predictor"]["model"]["args"]
     assert f"--max-logprobs={ANSWERS}" in arguments

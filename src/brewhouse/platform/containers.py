@@ -98,8 +98,14 @@ def _run_container(
         msg = f"there is no image {image}; build it (`make image`) and tag it so"
         raise PipelineError(msg) from error
     try:
-        for line in container.logs(stream=True, follow=True):
-            print(line.decode(errors="replace"), end="")
+        # In whole lines: what comes is cut anywhere, and who reads the log looks at lines.
+        rest = b""
+        for part in container.logs(stream=True, follow=True):
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                print(line.decode(errors="replace"))
+        if rest:
+            print(rest.decode(errors="replace"))
         return int(container.wait()["StatusCode"])
     finally:
         container.remove(force=True)

@@ -123,10 +123,14 @@ def _runner(containers: ContainerPlan | None) -> Iterator[Any]:
 def _init(runner: Any, run: LocalRun) -> None:
     from kfp import local
 
-    (run.out / "artifacts").mkdir(parents=True, exist_ok=True)
+    artifacts = run.out / "artifacts"
+    artifacts.mkdir(parents=True, exist_ok=True)
+    if isinstance(runner, local.DockerRunner):
+        # Steps make their folders in it, as the image's own user.
+        artifacts.chmod(0o777)
     local.init(
         runner=runner,
-        pipeline_root=str(run.out / "artifacts"),
+        pipeline_root=str(artifacts),
         raise_on_error=True,
         enable_caching=True,
         cache_root=str(run.out / "cache" / run.cache_key),

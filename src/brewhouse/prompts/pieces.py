@@ -7,7 +7,8 @@ behind it, a profile. Suffix: V item versions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,17 @@ class PieceStore:
         self._tokens.append(tokens)
         self._frozen = None
         return code
+
+    def mark(self) -> int:
+        """Where the store is now, for `rewind`."""
+        return len(self._tokens)
+
+    def rewind(self, mark: int) -> None:
+        """Forget the pieces that were added after a mark; their codes are given anew."""
+        if mark < len(self._tokens):
+            self._codes = dict(islice(self._codes.items(), mark))
+            del self._tokens[mark:]
+            self._frozen = None
 
     @property
     def sizes(self) -> np.ndarray:
@@ -160,7 +172,6 @@ def voice_pieces(
         return np.array([[[code(word, a, g) for g in gaps] for a in ages] for word in words])
 
     answers = [markup.answer(a.word) for a in domain.actions.values()]
-    told = profile_versions(members, verbalizer)
     return VoicePieces(
         layout=layout,
         store=store,
@@ -173,16 +184,27 @@ def voice_pieces(
         past_tail=np.array([store.add((*markup.answer_next(), a)) for a in answers]),
         question_tail=store.add(markup.answer_next()),
         no_profile=store.add(layout.root(None), begin=True),
-        versions={
-            member: [
-                (v, store.add(layout.root(v), begin=True), store.add((data(v.update),)))
-                for v in versions
-            ]
-            for member, versions in told.items()
-        },
+        versions=_profile_pieces(layout, store, members),
         age_limits=_micros(time.age.limits),
         gap_limits=_micros(time.gap.limits) if time.gap else np.zeros(0, np.int64),
     )
+
+
+def with_members(pieces: VoicePieces, members: pa.Table) -> VoicePieces:
+    """The same with the profiles of other members; their pieces are added to the store."""
+    return replace(pieces, versions=_profile_pieces(pieces.layout, pieces.store, members))
+
+
+def _profile_pieces(
+    layout: StreamLayout, store: PieceStore, members: pa.Table
+) -> dict[str, list[tuple[Version, int, int]]]:
+    return {
+        member: [
+            (v, store.add(layout.root(v), begin=True), store.add((data(v.update),)))
+            for v in versions
+        ]
+        for member, versions in profile_versions(members, layout.verbalizer).items()
+    }
 
 
 def _micros(limits: Sequence[tuple[Any, str]]) -> np.ndarray:

@@ -21,6 +21,9 @@ from brewhouse.errors import DataError
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.stages.common import tell
 
+LOG, MEMBERS = "log.parquet", "members.parquet"
+"""Files of a shard of members: its interactions, and its members' profile versions."""
+
 
 def pull_log(
     folder: DomainFolder,
@@ -81,13 +84,15 @@ def pull_log(
             numbers.tolist(), first.tolist(), [*first[1:].tolist(), len(shard)], strict=True
         ):
             part = table.slice(start_at, stop - start_at)
-            path = logs / str(number) / "log.parquet"
+            path = logs / str(number) / LOG
             if number not in writers:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 writers[number] = pq.ParquetWriter(path, part.schema)
             writers[number].write_table(part)
     for writer in writers.values():
         writer.close()
+    if writers:
+        _write_members(cut, logs, shards or cut.shards)
     if not writers and members is None:
         msg = "no interactions of allowed members; check regions.allowed in the domain"
         raise DataError(msg)
@@ -96,6 +101,17 @@ def pull_log(
         "regions left out"
     )
     return counts
+
+
+def _write_members(cut: Snapshot, logs: Path, shards: int) -> None:
+    """Profiles of each shard's members beside its log; months of the log are gone from memory."""
+    members = cut.read("members")
+    shard = _shards(members.column("member_id"), shards)
+    order = np.argsort(shard, kind="stable")
+    members, shard = members.take(pa.array(order)), shard[order]
+    for number in (int(path.name) for path in logs.iterdir()):
+        lo, hi = np.searchsorted(shard, [number, number + 1]).tolist()
+        pq.write_table(members.slice(lo, hi - lo), logs / str(number) / MEMBERS)
 
 
 def _shards(ids: pa.ChunkedArray, shards: int) -> np.ndarray:

@@ -20,12 +20,14 @@ from brewhouse.domains.spec import Domain
 from brewhouse.prompts.builder import TreeBuilder, Voice, stream_layout, tokenized, voices
 from brewhouse.prompts.canary import CanaryBook, plant, sightings
 from brewhouse.prompts.columnar import ColumnarBuilder
+from brewhouse.prompts.evidence import profile_versions
 from brewhouse.prompts.numbers import NumberWords
-from brewhouse.prompts.pieces import PieceStore, VoicePieces, voice_pieces
+from brewhouse.prompts.pieces import PieceStore, VoicePieces, voice_pieces, with_members
 from brewhouse.prompts.probes import distortions
 from brewhouse.prompts.shards import write_tables, write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
+from brewhouse.stages.log_shards import LOG, MEMBERS
 from brewhouse.stages.variant import Variant
 from brewhouse.tasks.suite import Suite, load_suite
 
@@ -51,11 +53,27 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Telling:
-    """What a process keeps between shards: items and profiles, told and encoded."""
+    """Items and profiles, told and encoded.
+
+    A process keeps those of items between shards; profiles are of one shard's members, so that its
+    memory does not grow with members.
+    """
 
     pieces: dict[str, VoicePieces]
     served: Voice
     tokenizer: PromptTokenizer
+    store: PieceStore
+    mark: int
+
+    def of(self, members: pa.Table) -> Telling:
+        """With the profiles of some members, in place of those of the shard before."""
+        self.store.rewind(self.mark)
+        versions = profile_versions(members, self.served.layout.verbalizer)
+        return replace(
+            self,
+            pieces={style: with_members(p, members) for style, p in self.pieces.items()},
+            served=replace(self.served, versions=versions),
+        )
 
 
 _KEPT: dict[Path, Telling] = {}
@@ -65,7 +83,7 @@ def _telling(work: Work, spec: Domain, suite: Suite) -> Telling:
     if work.out not in _KEPT:
         tokenizer = PromptTokenizer.load(work.tokenizer)
         cut = Snapshot.open(work.snapshot)
-        items, members = cut.read("items"), cut.read("members")
+        items, members = cut.read("items"), cut.read("members", shards=[])
         store, pieces = PieceStore(tokenizer), {}
         for style in spec.prompt.styles:
             verbalizer = Verbalizer(spec, style=style, numbers=work.numbers)
@@ -80,7 +98,13 @@ def _telling(work: Work, spec: Domain, suite: Suite) -> Telling:
             numbers=work.numbers,
             styles=[spec.style],
         )
-        _KEPT[work.out] = Telling(pieces=pieces, served=served[spec.style], tokenizer=tokenizer)
+        _KEPT[work.out] = Telling(
+            pieces=pieces,
+            served=served[spec.style],
+            tokenizer=tokenizer,
+            store=store,
+            mark=store.mark(),
+        )
     return _KEPT[work.out]
 
 
@@ -91,8 +115,9 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
     folder = load_domain(work.domain)
     spec = work.variant.domain(folder.domain)
     suite = load_suite(folder).select(list(work.tasks))
-    telling = _telling(work, spec, suite)
-    raw = log_from_table(pq.read_table(work.logs / str(number) / "log.parquet"))
+    home = work.logs / str(number)
+    telling = _telling(work, spec, suite).of(pq.read_table(home / MEMBERS))
+    raw = log_from_table(pq.read_table(home / LOG))
     log = work.variant.evidence(raw, work.split)
     known_by = to_micros(work.split.train_end)
     wanted = train_rows(log, spec, work.split) if work.variant.training else np.zeros(0, np.int64)
