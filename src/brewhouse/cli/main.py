@@ -17,6 +17,7 @@ from brewhouse.cli import (
     doctor,
     drift,
     gate,
+    housekeeping,
     pipeline,
     release,
     runs,
@@ -83,6 +84,7 @@ def _root(
 
 
 app.command("doctor")(doctor.doctor)
+app.command("gc")(housekeeping.gc)
 
 
 def main() -> None:
