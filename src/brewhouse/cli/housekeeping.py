@@ -30,9 +30,10 @@ def gc(
     found = waste(workspace, Settings.read(home), days=older_than, now=datetime.now(UTC))
     for one in found if delete else []:
         remove(one)
+    size = sum(one.bytes for one in found)
     value = {
         "deleted": delete,
-        "bytes": sum(one.bytes for one in found),
+        "bytes": size,
         "folders": [
             asdict(one) | {"path": str(one.path), "changed": one.changed.isoformat()}
             for one in found
@@ -46,6 +47,6 @@ def gc(
         ]
         table("gc", ["folder", "GiB", "changed", "why"], rows, 4)
         done = "removed" if delete else "may go; --delete removes them"
-        typer.echo(f"{len(found)} folders, {value['bytes'] / 2**30:.2f} GiB: {done}")
+        typer.echo(f"{len(found)} folders, {size / 2**30:.2f} GiB: {done}")
 
     emit(value, as_json, show)
