@@ -1,9 +1,9 @@
-"""(h) Many members told by Ray: prompts a second, what they cost, and a memory line that stays flat.
+"""(h) Many members told by Ray: prompts a second, their cost, and a memory line that stays flat.
 
 A simulated network is imported, its log pulled through Feast, and every interaction told as a
-prompt by workers of Ray on this machine, each holding one shard of members at a time. Memory is that
-of the step and of all its workers, looked at four times a second. BREWHOUSE_SCALE_MEMBERS sets the
-size (200,000 members make 20M interactions); a tenth of it is told first, so that growth shows.
+prompt by workers of Ray on this machine, each holding one shard of members at a time. Memory is
+that of the step and of all its workers, looked at four times a second. BREWHOUSE_SCALE_MEMBERS sets
+the size (200,000 members make 20M interactions); a tenth of it is told first, so that growth shows.
 `python benchmarks/verbalize_scale.py`.
 """
 

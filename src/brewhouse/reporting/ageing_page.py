@@ -27,7 +27,11 @@ th:first-child { text-align: left; }
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Mean AUC of one scorer of one model in one quarter; None where a quarter tells nothing."""
+    """Mean AUC of one scorer of one model in one quarter; None where a quarter tells nothing.
+
+    Attributes:
+        first: The same of the model's first quarter, over the same tasks.
+    """
 
     model: str
     scorer: str
@@ -35,6 +39,7 @@ class Cell:
     age_weeks: int
     auc: float | None
     error: float | None
+    first: float | None
     rows: int
 
 
@@ -113,12 +118,10 @@ def _quarter(day: date) -> str:
 
 def losses(cells: Sequence[Cell], scorer: str) -> dict[int, tuple[float, int]]:
     """By age in weeks: mean over models of AUC less that of the first quarter, and models."""
-    first = {c.model: c.auc for c in cells if c.scorer == scorer and c.age_weeks == 0}
     found: dict[int, list[float]] = {}
     for cell in cells:
-        start = first.get(cell.model)
-        if cell.scorer == scorer and cell.auc is not None and start is not None:
-            found.setdefault(cell.age_weeks, []).append(cell.auc - start)
+        if cell.scorer == scorer and cell.auc is not None and cell.first is not None:
+            found.setdefault(cell.age_weeks, []).append(cell.auc - cell.first)
     return {age: (float(np.mean(v)), len(v)) for age, v in sorted(found.items())}
 
 

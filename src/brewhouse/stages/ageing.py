@@ -286,10 +286,13 @@ def _keys(rows: pa.ChunkedArray, tasks: pa.ChunkedArray) -> pa.Array:
 
 def _cells(end: str, quarters: Sequence[_Quarter]) -> list[Cell]:
     out = []
-    # Quarters are compared over the same tasks: those that can be measured in all of them.
-    always = set.intersection(*({t.name for t in one.tasks if measurable(t)} for one in quarters))
     for one in quarters:
-        value, error = mean_auc([t for t in one.tasks if t.name in always])
+        # Held against the first quarter over the same tasks: those that both can measure.
+        known = {t.name for t in quarters[0].tasks if measurable(t)}
+        mine = [t for t in one.tasks if measurable(t) and t.name in known]
+        names = {t.name for t in mine}
+        value, error = mean_auc(mine)
+        first, _ = mean_auc([t for t in quarters[0].tasks if t.name in names])
         out.append(
             Cell(
                 model=end,
@@ -298,6 +301,7 @@ def _cells(end: str, quarters: Sequence[_Quarter]) -> list[Cell]:
                 age_weeks=one.age_weeks,
                 auc=value if np.isfinite(value) else None,
                 error=error if np.isfinite(error) else None,
+                first=first if np.isfinite(first) else None,
                 rows=sum(len(t.s) for t in one.tasks),
             )
         )
