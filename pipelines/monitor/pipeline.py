@@ -72,3 +72,5 @@ def monitor(
         watched.set_retry(num_retries=2, backoff_duration="300s", backoff_factor=2.0)
         kubernetes.mount_pvc(watched, pvc_name=claim, mount_path="/workspace")
         with_secrets(placed(watched, "monitor"))
+        # Kubeflow's PodDefault of this name brings the token with which retrainings are started.
+        kubernetes.add_pod_label(watched, "access-ml-pipeline", "true")
