@@ -1,9 +1,10 @@
 """Feast definitions: entities, sources, views and the service the ranker reads.
 
 One set of definitions for every environment; `environments/<name>/feature_store.yaml` says where
-the stores are. The domain decides the columns. Two variables are read when the file is loaded:
-BREWHOUSE_DOMAIN (a built-in name or a folder) and BREWHOUSE_FEAST_DATA (folder written by the
-`features` step).
+the stores are. The domain decides the columns. Variables are read when the file is loaded:
+BREWHOUSE_DOMAIN (a built-in name or a folder), BREWHOUSE_FEAST_DATA (folder written by the
+`features` step), and, where the offline store is a warehouse, BREWHOUSE_FEAST_ENGINE (`postgres`,
+`spark`, `trino` or `bigquery`) and BREWHOUSE_FEAST_TABLES (schema or dataset of its tables).
 """
 
 import os
@@ -18,6 +19,8 @@ from brewhouse.domains.loader import load_domain
 
 DOMAIN = load_domain(os.environ.get("BREWHOUSE_DOMAIN", "linkedin")).domain
 DATA = os.environ.get("BREWHOUSE_FEAST_DATA", "data").rstrip("/")
+ENGINE = os.environ.get("BREWHOUSE_FEAST_ENGINE", "file")
+TABLES = os.environ.get("BREWHOUSE_FEAST_TABLES", "brewhouse")
 # A profile or an item never expires: the newest version before the moment holds however old it is.
 FOREVER = timedelta(days=365 * 200)
 TYPES = {
@@ -33,35 +36,46 @@ def _fields(columns):
     return [Field(name=name, dtype=TYPES[column.type]) for name, column in columns.items()]
 
 
+def _source(name, files, table, timestamp, created=""):
+    """A table where this environment keeps it: Parquet files, or a table of the warehouse."""
+    told = {"name": name, "timestamp_field": timestamp, "created_timestamp_column": created}
+    place = f"{TABLES}.{table}"
+    if ENGINE == "file":
+        return FileSource(path=f"{DATA}/{files}", file_format=ParquetFormat(), **told)
+    # Each brings a client of its own: only the one that is used is imported.
+    if ENGINE == "postgres":
+        from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+            PostgreSQLSource,
+        )
+
+        return PostgreSQLSource(table=place, **told)
+    if ENGINE == "spark":
+        from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+        return SparkSource(table=place, **told)
+    if ENGINE == "trino":
+        from feast.infra.offline_stores.contrib.trino_offline_store.trino_source import TrinoSource
+
+        return TrinoSource(table=place, **told)
+    if ENGINE == "bigquery":
+        from feast import BigQuerySource
+
+        return BigQuerySource(table=place, **told)
+    known = "file, postgres, spark, trino, bigquery"
+    msg = f"BREWHOUSE_FEAST_ENGINE '{ENGINE}' is unknown; use one of {known}"
+    raise ValueError(msg)
+
+
 member = Entity(name="member", join_keys=["member_id"], value_type=ValueType.STRING)
 item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
 
-profile_source = FileSource(
-    name="profiles",
-    path=f"{DATA}/members.parquet",
-    timestamp_field="valid_from",
-    file_format=ParquetFormat(),
-)
-item_source = FileSource(
-    name="items",
-    path=f"{DATA}/items.parquet",
-    timestamp_field="valid_from",
-    file_format=ParquetFormat(),
-)
+profile_source = _source("profiles", "members.parquet", "members", "valid_from")
+item_source = _source("items", "items.parquet", "items", "valid_from")
 # Read by date range as a log, never joined: a join would keep one row a member.
-interaction_source = FileSource(
-    name="interactions",
-    path=f"{DATA}/interactions/*.parquet",
-    timestamp_field="event_at",
-    created_timestamp_column="created_at",
-    file_format=ParquetFormat(),
+interaction_source = _source(
+    "interactions", "interactions/*.parquet", "interactions", "event_at", "created_at"
 )
-history_source = FileSource(
-    name="history_batch",
-    path=f"{DATA}/history.parquet",
-    timestamp_field="as_of",
-    file_format=ParquetFormat(),
-)
+history_source = _source("history_batch", "history.parquet", "history", "as_of")
 # The stream that keeps histories fresh between batches pushes to this source.
 history_push = PushSource(name="history_push", batch_source=history_source)
 

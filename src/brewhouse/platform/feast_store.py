@@ -18,21 +18,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from brewhouse.data.schema import interactions_schema
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError
+from brewhouse.files import read_json
+from brewhouse.platform.feast_rows import history_rows, item_facts, items_of
+from brewhouse.platform.warehouse import load, schema_of
 from brewhouse.prompts.evidence import (
     ItemBook,
-    ItemText,
     Past,
     Version,
     item_book,
     known_rank,
     merge,
-    micros,
     profile_versions,
 )
 from brewhouse.prompts.verbalizer import Verbalizer
@@ -40,6 +41,8 @@ from brewhouse.prompts.verbalizer import Verbalizer
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+ABOUT = "features.json"
+"""What a feature folder says of itself."""
 ONE_MICROSECOND = timedelta(microseconds=1)
 _LOG_COLUMNS = [
     f.name for f in interactions_schema() if f.name not in ("member_id", "event_at", "created_at")
@@ -79,7 +82,7 @@ class FeastStore:
         *,
         domain: Domain,
         domain_path: str,
-        env: str = "local",
+        env: str = "",
         state: Path | None = None,
     ) -> None:
         """Open the store of an environment.
@@ -88,7 +91,8 @@ class FeastStore:
             data: Folder written by `prepare`.
             domain: The domain.
             domain_path: How `load_domain` finds it.
-            env: Name of a folder under `feature_repo/environments`.
+            env: Name of a folder under `feature_repo/environments`; BREWHOUSE_FEAST_ENV, else
+                `local`, if empty.
             state: Where local registry and online store lie; `data` by default. A step that only
                 reads a copy of the data gives a scratch folder and calls `apply`, for a registry
                 remembers where its sources were.
@@ -98,10 +102,16 @@ class FeastStore:
         os.environ["BREWHOUSE_DOMAIN"] = domain_path
         os.environ["BREWHOUSE_FEAST_DATA"] = str(self.data)
         os.environ["BREWHOUSE_FEAST_STATE"] = str((state or data).resolve())
+        env = env or os.environ.get("BREWHOUSE_FEAST_ENV", "local")
         self._yaml = feature_repo() / "environments" / env / "feature_store.yaml"
         if not self._yaml.is_file():
             msg = f"no environment '{env}' in {feature_repo() / 'environments'}"
             raise ConfigError(msg)
+        self.engine = _engine(self._yaml)
+        os.environ["BREWHOUSE_FEAST_ENGINE"] = self.engine
+        about = self.data / ABOUT
+        if self.engine == "postgres" and about.is_file():
+            os.environ["BREWHOUSE_FEAST_TABLES"] = schema_of(read_json(about)["snapshot"])
         self._store: FeatureStore | None = None
 
     @property
@@ -116,23 +126,58 @@ class FeastStore:
         return self._store
 
     def prepare(self, snapshot: Snapshot, *, now: datetime) -> None:
-        """Write what the file sources read: profiles, items, the log by month, histories."""
+        """Write what sources read: profiles, items, the log by month, histories.
+
+        Into files; into Postgres where that is the offline store, a schema a snapshot. Tables of
+        other warehouses are theirs: whoever fills them fills them from the same snapshot.
+        """
+        if self.engine == "postgres":
+            self._load(snapshot, now)
+            return
+        if self.engine != "file":
+            return
         (self.data / "interactions").mkdir(parents=True, exist_ok=True)
         pq.write_table(snapshot.read("members"), self.data / "members.parquet")
-        items = snapshot.read("items")
-        first_seen = items.column("created_at").cast(pa.int64())
-        items = items.drop_columns(["created_at"]).append_column("first_seen", first_seen)
-        pq.write_table(items, self.data / "items.parquet")
+        pq.write_table(items_of(snapshot), self.data / "items.parquet")
         for month in snapshot.months():
             table = snapshot.read("interactions", months=[month])
             pq.write_table(table, self.data / "interactions" / f"{month}.parquet")
         pq.write_table(self._histories(snapshot, now), self.data / "history.parquet")
 
+    def _load(self, snapshot: Snapshot, now: datetime) -> None:
+        self.data.mkdir(parents=True, exist_ok=True)
+        schema = schema_of(snapshot.digest)
+        os.environ["BREWHOUSE_FEAST_TABLES"] = schema
+        given = self.store.config.offline_store
+        connection = {
+            "host": given.host,
+            "port": given.port,
+            "dbname": given.database,
+            "user": given.user,
+            "password": given.password,
+            "sslmode": given.sslmode,
+        }
+        months = (snapshot.read("interactions", months=[m]) for m in snapshot.months())
+        load(
+            connection,
+            schema,
+            {
+                "members": [snapshot.read("members")],
+                "items": [items_of(snapshot)],
+                "interactions": months,
+                "history": [self._histories(snapshot, now)],
+            },
+        )
+
     def apply(self) -> None:
         """Register entities, sources, views and services."""
         module = _load_definitions(feature_repo() / "definitions.py")
-        kinds = ("Entity", "FeatureView", "FeatureService", "FileSource", "PushSource")
-        objects = [v for v in vars(module).values() if type(v).__name__ in kinds]
+        kinds = ("Entity", "FeatureView", "FeatureService", "PushSource")
+        objects = [
+            value
+            for value in vars(module).values()
+            if type(value).__name__ in kinds or type(value).__name__.endswith("Source")
+        ]
         self.store.apply(objects)
 
     def materialize(self, *, until: datetime) -> None:
@@ -256,72 +301,10 @@ class FeastStore:
         return pa.Table.from_pylist(parts, schema=schema)
 
 
-def history_rows(
-    interactions: pa.Table,
-    members: list[dict[str, Any]],
-    items: ItemBook,
-    domain: Domain,
-    *,
-    now: datetime,
-    lag: timedelta,
-) -> list[dict[str, Any]]:
-    """Rows of the `recent_history` view for members whose known interactions are given.
-
-    Keeps what a prompt at `now` or later can hold: the newest `max_events` known before the lag,
-    and everything after it. Items are kept as facts, as they were when shown: a later version of an
-    item must not reach back into a history, and any style can tell them.
-    """
-    log = log_from_table(interactions)
-    timelines = build_timelines(
-        log, history_surfaces=domain.history_surfaces, targets=np.zeros(0, np.int64)
-    )
-    profiles: dict[str, list[tuple[int, str]]] = {}
-    for row in sorted(members, key=lambda r: (r["member_id"], r["valid_from"])):
-        if row["valid_from"] < now:
-            at = int(pd.Timestamp(row["valid_from"]).value // 1_000)
-            facts = {c: row[c] for c in domain.members.columns}
-            text = json.dumps(facts, sort_keys=True, default=str)
-            profiles.setdefault(row["member_id"], []).append((at, text))
-    index = {member: i for i, member in enumerate(log.member_ids)}
-    limit = int(pd.Timestamp(now - lag).value // 1_000)
-    rows = []
-    for member, versions in profiles.items():
-        events = np.zeros(0, np.int64)
-        if member in index:
-            m = index[member]
-            events = timelines.events_E[timelines.offsets[m] : timelines.offsets[m + 1]]
-            old = int((log.known_at[events] < limit).sum())
-            events = events[max(0, old - domain.history.max_events - 1) :]
-        shown = [items.at(log.item_ids[log.item[e]], int(log.shown_at[e])) for e in events.tolist()]
-        rows.append(
-            {
-                "member_id": member,
-                "as_of": now,
-                "items": [facts.text for facts in shown],
-                "items_created": [facts.created for facts in shown],
-                "item_ids": log.item_ids[log.item[events]].tolist(),
-                "surfaces": [log.surfaces[s] for s in log.surface[events]],
-                "actions": [log.actions[a] for a in log.action[events]],
-                "shown_at": log.shown_at[events].tolist(),
-                "event_at": log.event_at[events].tolist(),
-                "logged_at": log.created_at[events].tolist(),
-                "profile_from": [at for at, _ in versions],
-                "profiles": [text for _, text in versions],
-            }
-        )
-    return rows
-
-
-def item_facts(items: pa.Table, domain: Domain) -> ItemBook:
-    """Item versions as JSON of the columns that templates may name."""
-    versions: dict[str, list[tuple[int, ItemText]]] = {}
-    for row in items.to_pylist():
-        facts = json.dumps({c: row[c] for c in ("kind", *domain.items.columns)}, default=str)
-        told = ItemText(facts, facts, micros(row["created_at"]))
-        versions.setdefault(row["item_id"], []).append((micros(row["valid_from"]), told))
-    for known in versions.values():
-        known.sort(key=lambda pair: pair[0])
-    return ItemBook(versions)
+def _engine(path: Path) -> str:
+    """What the offline store of an environment runs on, as definitions name it."""
+    kind = str(yaml.safe_load(path.read_text(encoding="utf-8"))["offline_store"]["type"])
+    return "file" if kind in ("duckdb", "file", "dask") else kind
 
 
 def _evidence(

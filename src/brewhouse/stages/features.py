@@ -10,10 +10,9 @@ from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import parse_day
 from brewhouse.domains.loader import load_domain
 from brewhouse.files import write_json
+from brewhouse.platform.feast_store import ABOUT as ABOUT
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.stages.common import note_lineage, tell
-
-ABOUT = "features.json"
 
 
 def run(
@@ -22,7 +21,7 @@ def run(
     snapshot: Path,
     features_out: Path,
     now: str = "",
-    env: str = "local",
+    env: str = "",
     publish_to: str = "",
 ) -> FeastStore:
     """Fill the feature store from a snapshot.
@@ -32,7 +31,7 @@ def run(
         snapshot: Snapshot folder.
         features_out: Folder for file sources and local stores.
         now: Moment that online histories hold for; by default just after the newest log entry.
-        env: Environment of the feature repo.
+        env: Environment of the feature repo; that of BREWHOUSE_FEAST_ENV if empty.
         publish_to: Run folder.
     """
     folder = load_domain(domain)
