@@ -15,6 +15,21 @@ from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.spec import Domain
 from brewhouse.prompts.evidence import ItemBook, ItemText, micros
 
+HISTORY = pa.schema(
+    [
+        ("member_id", pa.string()),
+        ("as_of", pa.timestamp("us", tz="UTC")),
+        *((n, pa.list_(pa.string())) for n in ("item_ids", "items", "surfaces", "actions")),
+        *(
+            (n, pa.list_(pa.int64()))
+            for n in ("shown_at", "event_at", "logged_at", "items_created")
+        ),
+        ("profile_from", pa.list_(pa.int64())),
+        ("profiles", pa.list_(pa.string())),
+    ]
+)
+"""Columns of the view `recent_history`, a row a member."""
+
 
 def items_of(snapshot: Snapshot) -> pa.Table:
     """Items, their creation time under a name of its own: Feast's `created` is another thing."""

@@ -25,7 +25,7 @@ from brewhouse.data.snapshot import Snapshot
 from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError
 from brewhouse.files import read_json
-from brewhouse.platform.feast_rows import history_rows, item_facts, items_of
+from brewhouse.platform.feast_rows import HISTORY, history_rows, item_facts, items_of
 from brewhouse.platform.warehouse import load, schema_of
 from brewhouse.prompts.evidence import (
     ItemBook,
@@ -125,14 +125,20 @@ class FeastStore:
             self._store = FeatureStore(fs_yaml_file=self._yaml)
         return self._store
 
-    def prepare(self, snapshot: Snapshot, *, now: datetime) -> None:
+    def prepare(self, snapshot: Snapshot, *, now: datetime, histories: bool = True) -> None:
         """Write what sources read: profiles, items, the log by month, histories.
 
         Into files; into Postgres where that is the offline store, a schema a snapshot. Tables of
         other warehouses are theirs: whoever fills them fills them from the same snapshot.
+
+        Args:
+            snapshot: Of the domain.
+            now: Moment that histories hold for.
+            histories: Whether they are written; only the online store needs them.
         """
+        kept = self._histories(snapshot, now) if histories else HISTORY.empty_table()
         if self.engine == "postgres":
-            self._load(snapshot, now)
+            self._load(snapshot, kept)
             return
         if self.engine != "file":
             return
@@ -142,9 +148,9 @@ class FeastStore:
         for month in snapshot.months():
             table = snapshot.read("interactions", months=[month])
             pq.write_table(table, self.data / "interactions" / f"{month}.parquet")
-        pq.write_table(self._histories(snapshot, now), self.data / "history.parquet")
+        pq.write_table(kept, self.data / "history.parquet")
 
-    def _load(self, snapshot: Snapshot, now: datetime) -> None:
+    def _load(self, snapshot: Snapshot, histories: pa.Table) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         schema = schema_of(snapshot.digest)
         os.environ["BREWHOUSE_FEAST_TABLES"] = schema
@@ -165,7 +171,7 @@ class FeastStore:
                 "members": [snapshot.read("members")],
                 "items": [items_of(snapshot)],
                 "interactions": months,
-                "history": [self._histories(snapshot, now)],
+                "history": [histories],
             },
         )
 
@@ -285,20 +291,7 @@ class FeastStore:
             )
             members = snapshot.read("members", shards=[shard]).to_pylist()
             parts += history_rows(table, members, items, self.domain, now=now, lag=lag)
-        schema = pa.schema(
-            [
-                ("member_id", pa.string()),
-                ("as_of", pa.timestamp("us", tz="UTC")),
-                *((n, pa.list_(pa.string())) for n in ("item_ids", "items", "surfaces", "actions")),
-                *(
-                    (n, pa.list_(pa.int64()))
-                    for n in ("shown_at", "event_at", "logged_at", "items_created")
-                ),
-                ("profile_from", pa.list_(pa.int64())),
-                ("profiles", pa.list_(pa.string())),
-            ]
-        )
-        return pa.Table.from_pylist(parts, schema=schema)
+        return pa.Table.from_pylist(parts, schema=HISTORY)
 
 
 def _engine(path: Path) -> str:

@@ -22,6 +22,7 @@ def run(
     features_out: Path,
     now: str = "",
     env: str = "",
+    online: bool = True,
     publish_to: str = "",
 ) -> FeastStore:
     """Fill the feature store from a snapshot.
@@ -32,6 +33,7 @@ def run(
         features_out: Folder for file sources and local stores.
         now: Moment that online histories hold for; by default just after the newest log entry.
         env: Environment of the feature repo; that of BREWHOUSE_FEAST_ENV if empty.
+        online: Whether the online store is filled; training and evaluation do not read it.
         publish_to: Run folder.
     """
     folder = load_domain(domain)
@@ -43,9 +45,10 @@ def run(
     ).as_py()
     moment = parse_day(now) if now else newest
     store = FeastStore(features_out, domain=folder.domain, domain_path=domain, env=env)
-    store.prepare(cut, now=moment)
+    store.prepare(cut, now=moment, histories=online)
     store.apply()
-    store.materialize(until=moment)
+    if online:
+        store.materialize(until=moment)
     write_json(
         features_out / ABOUT,
         {
