@@ -63,7 +63,7 @@ docs: $(STAMP) ## Write what is generated: components' READMEs, alerts as an obj
 
 wheels: $(STAMP) ## Gather the wheels that images are built from
 	rm -rf build/wheels/steps
-	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels/steps --constraint constraints.txt torch==2.13.0 '.[all]'
+	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels/steps --constraint constraints.txt torch==2.13.0 '.[all,s3,gcs]'
 	@# Pip builds in the tree; what it leaves would be packed again.
 	rm -rf build/lib build/bdist.*
 

@@ -47,6 +47,8 @@ class Plan:
         images: Image of each family that is there already; built if it is absent.
         push: Whether images go to the registry.
         sign: Whether cosign signs.
+        partial: Whether a family without wheels is left out; places that name it keep their
+            placeholder then. Else it is an error.
     """
 
     registry: str
@@ -54,6 +56,7 @@ class Plan:
     images: dict[str, str]
     push: bool
     sign: bool
+    partial: bool = False
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> str:
@@ -84,6 +87,9 @@ def main() -> int:
     parser.add_argument("--image", action="append", default=[], help="FAMILY=IMAGE built before")
     parser.add_argument("--push", action="store_true", help="push images to the registry")
     parser.add_argument("--sign", action="store_true", help="sign by cosign")
+    parser.add_argument(
+        "--partial", action="store_true", help="leave out images whose wheels are not there"
+    )
     parser.add_argument("--dirty", action="store_true", help="from a tree with changes")
     given = parser.parse_args()
     plan = Plan(
@@ -92,6 +98,7 @@ def main() -> int:
         images=dict(pair.split("=", 1) for pair in given.image),
         push=given.push,
         sign=given.sign,
+        partial=given.partial,
     )
     try:
         return build(plan, dirty=given.dirty)
@@ -116,9 +123,10 @@ def build(plan: Plan, *, dirty: bool) -> int:
     if plan.sign and not shutil.which("cosign"):
         msg = "--sign needs cosign on the PATH"
         raise ReleaseError(msg)
+    chosen = families(plan)
     plan.out.mkdir(parents=True)
     wheel(plan.out)
-    references = {family: image(plan, family) for family in families(plan)}
+    references = {family: image(plan, family) for family in chosen}
     pipelines(plan.out, references)
     manifests(plan.out, references)
     record = {
@@ -138,15 +146,23 @@ def build(plan: Plan, *, dirty: bool) -> int:
 
 
 def families(plan: Plan) -> list[str]:
-    """Families that can be built here: those named, else those whose wheels were gathered."""
-    if plan.images:
-        return [family for family in FAMILIES if family in plan.images]
-    found = [f for f in FAMILIES if (ROOT / "build" / "wheels" / f).is_dir()]
-    if not found:
-        msg = "no wheels to build images from; run `make wheels`"
+    """Families that are released: those named, and those whose wheels were gathered.
+
+    Raises:
+        ReleaseError: One is absent and the release is not a partial one.
+    """
+    found = [f for f in FAMILIES if f in plan.images or (ROOT / "build" / "wheels" / f).is_dir()]
+    absent = sorted(set(FAMILIES) - set(found))
+    if absent and not plan.partial:
+        msg = (
+        tell(f"no wheels for {family}: its image is left out; what names it is not filled")
+            "for `steps`), name an image with --image, or pass --partial"
+        )
         raise ReleaseError(msg)
-    for family in set(FAMILIES) - set(found):
-        tell(f"no wheels for {family}: its image is left out, and so are places that name it")
+    for family in absent:
+        tell(
+            f"no wheels for {family}: its image is left out, and places that name it are not filled"
+        )
     return found
 
 
@@ -176,17 +192,32 @@ def image(plan: Plan, family: str) -> str:
     digest = note.read_text().strip()
     note.unlink()
     tell(f"bill of materials {family}")
-    root = run("podman", "image", "mount", name)
-    try:
-        bad = sbom.write(
-            Path(root), plan.out / "sbom", name=family, version=__version__, digest=digest
-        )
-    finally:
-        run("podman", "image", "unmount", name)
+    bad = _bill(plan, family, name, digest)
     if bad:
         msg = "packages with licences that may not be in an image:\n  " + "\n  ".join(bad)
         raise ReleaseError(msg)
     return f"{target}@{digest}"
+
+
+def _bill(plan: Plan, family: str, name: str, digest: str) -> list[str]:
+    """Bill and licences; packages that may not be in an image."""
+    if os.geteuid():
+        # Without root an image's files are seen inside podman's own user namespace alone.
+        given = (
+            f"--name {family} --version {__version__} --digest {digest} --out {plan.out / 'sbom'}"
+        )
+        inside = (
+            f'root=$(podman image mount {name}) && "{sys.executable}" tools/sbom.py "$root" {given}'
+        )
+        run("podman", "unshare", "sh", "-c", inside)
+        return []
+    root = run("podman", "image", "mount", name)
+    try:
+        return sbom.write(
+            Path(root), plan.out / "sbom", name=family, version=__version__, digest=digest
+        )
+    finally:
+        run("podman", "image", "unmount", name)
 
 
 def pipelines(out: Path, references: dict[str, str]) -> None:

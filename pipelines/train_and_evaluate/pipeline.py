@@ -81,7 +81,7 @@ def train_and_evaluate(
         policy: Gate policy.
         champion: results.json to compare with, or `none`; the registry's champion if empty.
         workspace: Folder for checkpoints that outlives a failed run; in a cluster below /workspace.
-        claim: PersistentVolumeClaim that import, training and the TrainJob mount at /workspace.
+        claim: PersistentVolumeClaim that steps and the TrainJob mount at /workspace.
         tracking_uri: MLflow.
         model_store: Folder or URI that keeps registered versions.
         home: Folder of registry, ledger and keys; in a cluster secrets name them.
@@ -108,6 +108,9 @@ def train_and_evaluate(
         # What was fine yesterday may be gone today.
         checked_first.set_caching_options(False)
         with_secrets(checked_first)
+        # Whatever lies on the workspace is reached by each step that reads or writes it: the log,
+        # models kept there, and folders that workers of Ray share.
+        kubernetes.mount_pvc(checked_first, pvc_name=claim, mount_path="/workspace")
         imported = _size(
             import_data(
                 domain=domain,
@@ -120,7 +123,6 @@ def train_and_evaluate(
             cpu="2",
             memory="8Gi",
         ).after(checked_first)
-        # Where the log lies on the workspace; `source` names the folder.
         kubernetes.mount_pvc(imported, pvc_name=claim, mount_path="/workspace")
         checked = _size(
             validate_data(
@@ -157,6 +159,7 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
+        kubernetes.mount_pvc(told, pvc_name=claim, mount_path="/workspace")
         trained = _size(
             train_ranker(
                 options=train_options,
@@ -202,6 +205,7 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
+        kubernetes.mount_pvc(judged, pvc_name=claim, mount_path="/workspace")
         decided = _size(
             gate(
                 policy=policy,
@@ -236,5 +240,6 @@ def train_and_evaluate(
             cpu="1",
             memory="4Gi",
         )
+        kubernetes.mount_pvc(registered, pvc_name=claim, mount_path="/workspace")
         with_secrets(registered)
         with_secrets(decided)

@@ -80,6 +80,7 @@ class Server:
         allowed: Rights that are given; everything if None.
         lose: Ends of connections to come for POSTs of runs, `before` or `after`.
         down: Answers that are 503 instead, of any kind.
+        tokens: What callers showed.
         meanwhile: Called once when runs have been listed, before the answer is sent.
     """
 
@@ -93,6 +94,7 @@ class Server:
         self.allowed: set[tuple[str, str]] | None = None
         self.lose: list[str] = []
         self.down = 0
+        self.tokens: set[str] = set()
         self.meanwhile: Any = None
         self.lock = threading.RLock()
 
@@ -225,6 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _do(self, method: str, path: str, query: dict[str, str], body: Value) -> Any:
         held = self.held
         with held.lock:
+            held.tokens.add(self.headers.get("Authorization", ""))
             if held.down:
                 held.down -= 1
                 raise RefusedError(503, "no healthy upstream")

@@ -248,3 +248,25 @@ def test_the_monitor_is_scheduled_once(server: Server, client: Kubeflow) -> None
     assert job["trigger"]["cron_schedule"]["cron"] == "0 0 6 * * *"
     with pytest.raises(ConfigError, match="5 fields; write six"):
         client.schedule(order, "0 6 * * *")
+
+
+def test_a_pod_shows_its_token_and_a_person_theirs(
+    server: Server, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _client(server, said).submit(ORDER).fresh
+    assert server.tokens == {""}
+    (tmp_path / "token").write_text("of-the-pod")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
+    server.tokens.clear()
+    client = _client(server, said)
+    client.find(ORDER.run_name)
+    assert server.tokens == {"Bearer of-the-pod"}
+    # The kubelet renews it while a client lives.
+    (tmp_path / "token").write_text("renewed")
+    server.tokens.clear()
+    client.find(ORDER.run_name)
+    assert server.tokens == {"Bearer renewed"}
+    monkeypatch.setenv("BREWHOUSE_KFP_TOKEN", "of-a-person")
+    server.tokens.clear()
+    _client(server, said).find(ORDER.run_name)
+    assert server.tokens == {"Bearer of-a-person"}

@@ -232,12 +232,13 @@ def test_a_job_finds_the_queue_the_runtime_and_its_container() -> None:
     assert ("ServiceAccount", spec["template"]["spec"]["serviceAccountName"]) in team
 
 
-@pytest.mark.parametrize("team", ["local", "prod", "second-team"])
+@pytest.mark.parametrize("team", ["local", "staging", "prod", "second-team"])
 def test_a_queue_leads_to_a_share_of_pools_that_are_there(team: str) -> None:
     space = objects(MANIFESTS / "overlays" / team)
     cluster = objects(MANIFESTS / "cluster") | space
-    if team == "second-team":
-        cluster |= objects(MANIFESTS / "overlays/second-team/cluster")
+    own = MANIFESTS / "overlays" / team / "cluster"
+    if own.is_dir():
+        cluster |= objects(own)
     queue = space["LocalQueue", "gpu"]
     share = cluster["ClusterQueue", queue["spec"]["clusterQueue"]]["spec"]
     allowed = share["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
@@ -245,6 +246,8 @@ def test_a_queue_leads_to_a_share_of_pools_that_are_there(team: str) -> None:
     flavors = {f["name"] for group in share["resourceGroups"] for f in group["flavors"]}
     assert flavors <= {called for kind, called in cluster if kind == "ResourceFlavor"}
     arguments = yaml.safe_load(space_map(space, "drift-arguments")["arguments.yaml"])
+    account = {"kind": "ServiceAccount", "name": "brewhouse-train", "namespace": allowed}
+    assert account in cluster["ClusterRoleBinding", "brewhouse-cluster-reader"]["subjects"]
     if arguments["launcher"] == "trainer":
         asked = ClusterSpec.parse(arguments["cluster"])
         assert asked.namespace == queue["metadata"]["namespace"]

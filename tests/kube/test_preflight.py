@@ -21,7 +21,7 @@ from brewhouse.platform.preflight import PROMISES, ClusterNeeds
 from brewhouse.stages import preflight as step
 from tests.conftest import ROOT
 from tests.kfp import server as pipelines
-from tests.kube.server import Cluster, serve
+from tests.kube.server import Cluster, Refused, serve
 from tests.kube.test_manifests import MANIFESTS, built
 from tools.access_table import granted, objects, rights
 
@@ -66,7 +66,7 @@ def look(cluster: Cluster, **changes: Any) -> dict[str, tuple[State, str, str]]:
 def test_a_whole_cluster_lacks_nothing(cluster: Cluster) -> None:
     found = look(cluster)
     assert {name: told for name, told in found.items() if told[0] is not State.OK} == {}
-    assert found["queue"][1] == "gpu -> ranker, 48 nvidia.com/gpu"
+    assert found["queue"][1] == "gpu -> ranker, 32 nvidia.com/gpu"
     assert found["pools"][1] == "h100: 32"
     assert found["quota"][1] == "team: requests.nvidia.com/gpu 50 of 50 free"
     assert found["workspace"][1] == "training: ReadWriteMany of the default class"
@@ -166,8 +166,15 @@ def test_what_is_missing_is_found_with_its_remedy(cluster: Cluster, case: str) -
 
 def test_more_gpus_than_there_are(cluster: Cluster) -> None:
     found = look(cluster, gpus=64, nodes=8)
-    assert found["queue"][:2] == (State.MISSING, "ranker has 48 of 64 nvidia.com/gpu")
-    assert "raise nominalQuota of ClusterQueue ranker" in found["queue"][2]
+    # What other teams of the cohort leave idle may be borrowed.
+    told = "ranker has 32 of 64 nvidia.com/gpu of one kind"
+    assert found["queue"][:2] == (State.UNKNOWN, told)
+    assert "idle in cohort ranking" in found["queue"][2]
+    share = cluster.objects["kueue.x-k8s.io/v1beta2", "clusterqueues", "", "ranker"]
+    del share["spec"]["cohortName"]
+    alone = look(cluster, gpus=64, nodes=8)
+    assert alone["queue"][0] is State.MISSING
+    assert "raise nominalQuota of ClusterQueue ranker" in alone["queue"][2]
     assert found["quota"][:2] == (
         State.MISSING,
         "team: requests.nvidia.com/gpu 50, 64 are asked",
@@ -181,6 +188,24 @@ def test_optional_parts_are_told_and_stop_nothing(cluster: Cluster) -> None:
     state, value, remedy = look(cluster)["inferenceservices"]
     assert (state, value) == (State.ABSENT, "not installed")
     assert "KServe 0.20" in remedy
+
+
+def test_without_a_queue_kueue_is_optional(cluster: Cluster) -> None:
+    cluster.groups.pop("kueue.x-k8s.io")
+    assert look(cluster, queue="")["localqueues"][0] is State.ABSENT
+    assert look(cluster)["localqueues"][0] is State.MISSING
+
+
+def test_who_may_not_impersonate_is_told_so(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: Cluster, who: str, _asked: dict[str, str]) -> bool:
+        raise Refused(403, "Forbidden", f"cannot impersonate {who}")
+
+    monkeypatch.setattr(Cluster, "review", refuse)
+    state, value, remedy = look(cluster)["brewhouse-train may"]
+    assert (state, value) == (State.UNKNOWN, "only the account itself can say")
+    assert "may impersonate system:serviceaccount:ranker:brewhouse-train" in remedy
 
 
 def test_what_may_not_be_looked_at_is_unknown_and_never_fine(cluster: Cluster) -> None:

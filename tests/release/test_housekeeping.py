@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from brewhouse.cli.main import app
-from brewhouse.errors import ConfigError
+from brewhouse.errors import ConfigError, RegistryError
 from brewhouse.release import housekeeping
 from brewhouse.release.settings import Settings
 
@@ -58,6 +58,23 @@ def test_a_run_in_which_anything_changed_stays(workspace: Path) -> None:
     assert _names(workspace) == ["observations/1"]
 
 
+def test_a_trained_model_stays(workspace: Path) -> None:
+    """Nothing says here that its run registered it."""
+    run = workspace / "runs" / "train-old"
+    (run / "model").mkdir()
+    (run / "model" / "model.safetensors").write_bytes(b"weights")
+    moment = (NOW - timedelta(days=40)).timestamp()
+    for path in (run / "model" / "model.safetensors", run / "model", run):
+        os.utime(path, (moment, moment))
+    settings = Settings.read(workspace / "home")
+    (found, _) = housekeeping.waste(workspace, settings, days=30, now=NOW)
+    assert found.bytes < 1000 + 3 * 4096 + 1
+    housekeeping.remove(found)
+    assert [p.name for p in run.iterdir()] == ["model"]
+    assert (run / "model" / "model.safetensors").read_bytes() == b"weights"
+    assert "runs/train-old" not in _names(workspace)
+
+
 def test_a_link_is_never_followed(
     workspace: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -101,3 +118,15 @@ def test_what_is_in_use_or_waits_is_asked_of_the_registry(
 
     monkeypatch.setattr(housekeeping, "Registry", Known)
     assert housekeeping._needed(Settings.read(tmp_path)) == {"2", "3", "4"}
+    monkeypatch.setattr(Known, "alias", lambda *_: "")
+    with pytest.raises(RegistryError, match="has no champion .* nothing says what is in use"):
+        housekeeping._needed(Settings.read(tmp_path))
+
+
+def test_a_registry_that_is_away_is_no_registry_without_a_champion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = Settings.read(tmp_path).at("http://127.0.0.1:1")
+    with pytest.raises(RegistryError):
+        housekeeping._needed(away)

@@ -97,6 +97,7 @@ def test_a_release_is_whole_and_by_digest(root: Path, tmp_path: Path) -> None:
         images={"steps": name},
         push=False,
         sign=False,
+        partial=True,
     )
     try:
         assert release.build(plan, dirty=True) == 0
@@ -137,6 +138,17 @@ def test_a_tree_with_changes_is_no_release(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(release, "run", lambda *_, **__: "something")
     with pytest.raises(ReleaseError, match="the tree has changes"):
         release.build(plan, dirty=False)
+    assert not plan.out.exists()
+
+
+def test_a_family_that_is_absent_is_no_silent_gap(tmp_path: Path) -> None:
+    plan = Plan(
+        registry="r.test", out=tmp_path / "0", images={"steps": "x"}, push=False, sign=False
+    )
+    if (ROOT / "build/wheels/train").is_dir():
+        pytest.skip("wheels of train are here")
+    with pytest.raises(ReleaseError, match="no wheels for train: .* or pass --partial"):
+        release.build(plan, dirty=True)
     assert not plan.out.exists()
 
 

@@ -88,6 +88,7 @@ def _services(home: str, store: str) -> Iterator[Check]:
         database_uri=named.get("BREWHOUSE_DATABASE_URI", ""),
         signing_key=named.get("BREWHOUSE_SIGNING_KEY", ""),
         store=store,
+        trusted_keys=named.get("BREWHOUSE_TRUSTED_KEYS", ""),
     )
 
 

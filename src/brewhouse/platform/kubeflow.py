@@ -28,6 +28,8 @@ ACCOUNTS = {
     "monitor": "brewhouse-monitor",
 }
 """Service account of each pipeline's runs, as in manifests/base."""
+TOKEN = "/var/run/secrets/kubeflow/pipelines/token"
+"""Where a pod finds its token for Kubeflow Pipelines; renewed there by the kubelet."""
 FINISHED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _BUSY = (0, 408, 429, 500, 502, 503, 504)
 """Answers that may be others a moment later; 0 is none at all."""
@@ -357,13 +359,15 @@ class Kubeflow:
         from kfp_server_api import ApiException
         from urllib3.exceptions import HTTPError
 
-        waited, wait = 0.0, 0.5
+        began, waited, wait = time.monotonic(), 0.0, 0.5
         while True:
             try:
                 return call()
             except (ApiException, HTTPError, OSError) as error:
                 status = getattr(error, "status", 0) or 0
-                if status not in _BUSY or waited >= self.patience_s:
+                # Calls that hang count like pauses do.
+                spent = max(waited, time.monotonic() - began)
+                if status not in _BUSY or spent >= self.patience_s:
                     raise self._told(error, what, status) from error
                 self.tell(f"{what}: {_why(error)}; trying again in {wait:g} s")
                 self.pause(wait)
@@ -439,7 +443,7 @@ def _client(place: Place) -> Any:
     """The SDK's client; it knows whether the server is multi-user from us, and asks nothing."""
     import warnings
 
-    from kfp.client import Client
+    from kfp.client import Client, ServiceAccountTokenVolumeCredentials
     from kfp_server_api import V2beta1GetHealthzResponse
 
     class Quick(Client):  # type: ignore[misc]
@@ -448,7 +452,15 @@ def _client(place: Place) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return Quick(host=place.host, namespace=place.namespace)
+        # Named, for with a host the SDK looks for no token by itself.
+        token = os.environ.get("BREWHOUSE_KFP_TOKEN", "")
+        mounted = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", TOKEN)).is_file()
+        return Quick(
+            host=place.host,
+            namespace=place.namespace,
+            existing_token=token or None,
+            credentials=ServiceAccountTokenVolumeCredentials() if mounted and not token else None,
+        )
 
 
 def _equals(key: str, value: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -29,8 +30,9 @@ INSTALL = "docs/how-to/install.md"
 REQUIRED = {
     (TRAINER, "v1alpha1"): ("trainjobs", "Kubeflow Trainer 2.3"),
     ("jobset.x-k8s.io", "v1alpha2"): ("jobsets", "JobSet, with Kubeflow Trainer"),
-    (KUEUE, "v1beta2"): ("localqueues", "Kueue 0.19"),
 }
+QUEUED = {(KUEUE, "v1beta2"): ("localqueues", "Kueue 0.19")}
+"""Required where jobs are queued."""
 OPTIONAL = {
     ("serving.kserve.io", "v1beta1"): ("inferenceservices", "KServe 0.20, to serve"),
     ("monitoring.coreos.com", "v1"): ("prometheusrules", "Prometheus operator, for alerts"),
@@ -133,9 +135,17 @@ class _Looks:
 
     def kinds(self) -> Iterator[Check]:
         """Custom resources and the versions that are served."""
-        for wanted, bad in ((REQUIRED, State.MISSING), (OPTIONAL, State.ABSENT)):
+        queued = State.MISSING if self.needs.queue else State.ABSENT
+        for wanted, bad in (
+            (REQUIRED, State.MISSING),
+            (QUEUED, queued),
+            (OPTIONAL, State.ABSENT),
+        ):
             for (group, version), (plural, product) in wanted.items():
                 served = self._served(group)
+                if served is None:
+                    yield unknown(plural, "may not be discovered", "bind system:discovery")
+                    continue
                 if version in served and plural in self._resources(group, version):
                     yield ok(plural, f"{group}/{version}")
                     continue
@@ -153,6 +163,10 @@ class _Looks:
             asked |= {"subresource": sub} if sub else {}
             allowed = self._may(asked, who if needs.impersonate else "")
             told = f"{verb} {resource}"
+            if allowed is None:
+                remedy = f"ask whoever may impersonate {who}, or run it in a pod of the account"
+                yield unknown(f"{needs.account} may", "only the account itself can say", remedy)
+                return
             if allowed:
                 yield ok(f"{needs.account} may", told)
                 continue
@@ -200,7 +214,12 @@ class _Looks:
             yield unknown("queue", told, "bind brewhouse-cluster-reader")
             return
         gpus = _nominal(quota or {}, needs.gpu_resource)
-        if gpus < needs.gpus:
+        cohort = (quota or {}).get("spec", {}).get("cohortName", "")
+        if gpus < needs.gpus and cohort:
+            told = f"{share} has {gpus} of {needs.gpus} {needs.gpu_resource} of one kind"
+            remedy = f"the rest must be idle in cohort {cohort}; else raise its nominalQuota"
+            yield unknown("queue", told, remedy)
+        elif gpus < needs.gpus:
             told = f"{share} has {gpus} of {needs.gpus} {needs.gpu_resource}"
             yield missing("queue", told, f"raise nominalQuota of ClusterQueue {share}")
         else:
@@ -249,7 +268,7 @@ class _Looks:
                     return
                 yield ok("quota", f"{called}: {key} {hard - used} of {hard} free")
                 return
-        yield ok("quota", "sets no limit on what is asked")
+        yield ok("quota", "names no GPUs; cores and memory are not compared")
 
     def workspace(self) -> Iterator[Check]:
         """The claim that the step and its nodes share."""
@@ -318,21 +337,27 @@ class _Looks:
         where = f"namespaces/{space}/" if space else ""
         return self._tried(f"/apis/{group}/{version}/{where}{plural}/{name}")
 
-    def _served(self, group: str) -> list[str]:
-        found = self._tried(f"/apis/{group}") or {}
+    def _served(self, group: str) -> list[str] | None:
+        found = self._tried(f"/apis/{group}")
+        if found is None:
+            return None
         return [one["version"] for one in found.get("versions", [])]
 
     def _resources(self, group: str, version: str) -> set[str]:
         found = self._tried(f"/apis/{group}/{version}") or {}
         return {one["name"] for one in found.get("resources", [])}
 
-    def _may(self, asked: dict[str, str], who: str) -> bool:
+    def _may(self, asked: dict[str, str], who: str) -> bool | None:
+        """Whether it is allowed; None if the caller may not ask as someone else."""
+        from kubernetes.client.exceptions import ApiException
+
         body = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": asked},
         }
-        found = self.api.call_api(
+        call = partial(
+            self.api.call_api,
             "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
             "POST",
             header_params={"Accept": "application/json", "Content-Type": "application/json"}
@@ -342,7 +367,12 @@ class _Looks:
             response_type="object",
             _return_http_data_only=True,
         )
-        return bool(found["status"]["allowed"])
+        try:
+            return bool(call()["status"]["allowed"])
+        except ApiException as error:
+            if error.status == 403:
+                return None
+            raise
 
 
 class _Text:
@@ -353,11 +383,12 @@ class _Text:
 
 
 def _nominal(queue: dict[str, Any], resource: str) -> int:
-    """Quota of a resource over all flavors of a ClusterQueue."""
-    return sum(
+    """Most of a resource in one flavor of a ClusterQueue: nodes of a job are of one kind."""
+    found = (
         int(one["nominalQuota"])
         for group in queue.get("spec", {}).get("resourceGroups", [])
         for flavor in group["flavors"]
         for one in flavor["resources"]
         if one["name"] == resource
     )
+    return max(found, default=0)

@@ -17,7 +17,13 @@ _REACH = "check the address, the network policy and whether the service is up"
 
 
 def examine(
-    *, kfp_host: str, tracking_uri: str, database_uri: str, signing_key: str, store: str
+    *,
+    kfp_host: str,
+    tracking_uri: str,
+    database_uri: str,
+    signing_key: str,
+    store: str,
+    trusted_keys: str = "",
 ) -> Iterator[Check]:
     """Ask each service that is named; empty names are left out.
 
@@ -27,6 +33,7 @@ def examine(
         database_uri: Decisions, as a SQLAlchemy URI.
         signing_key: Private key of the ledger.
         store: Folder or fsspec URI that keeps versions.
+        trusted_keys: Folder of public keys; beside the private one if empty.
     """
     if kfp_host:
         yield from guarded("pipelines", _REACH, lambda: _http("pipelines", kfp_host, "healthz"))
@@ -37,7 +44,9 @@ def examine(
     if database_uri:
         yield from guarded("decisions", _REACH, lambda: _database("decisions", database_uri))
     if signing_key:
-        yield from guarded("signing key", _KEY, lambda: _key(Path(signing_key)))
+        key = Path(signing_key)
+        trusted = Path(trusted_keys) if trusted_keys else key.parent
+        yield from guarded("signing key", _KEY, lambda: _key(key, trusted))
     if registry := os.environ.get("BREWHOUSE_FEAST_REGISTRY", ""):
         yield from guarded("feast registry", _REACH, lambda: _database("feast registry", registry))
     if online := os.environ.get("BREWHOUSE_FEAST_REDIS", ""):
@@ -52,7 +61,10 @@ def examine(
         yield from guarded("object store", remedy, lambda: _store(store))
 
 
-_KEY = "brewhouse ledger key FILE, and put the pair into Secret brewhouse-signing-key"
+_KEY = (
+    "brewhouse ledger key FILE, and put FILE and what it writes under trusted/ into Secret "
+    "brewhouse-signing-key"
+)
 
 
 def _http(name: str, host: str, health: str) -> Iterator[Check]:
@@ -97,12 +109,15 @@ def _port(name: str, address: str) -> Iterator[Check]:
     yield ok(name, f"{host}:{port or 6379} answers")
 
 
-def _key(path: Path) -> Iterator[Check]:
-    if path.is_file():
-        path.read_bytes()
-        yield ok("signing key", str(path))
-    else:
+def _key(path: Path, trusted: Path) -> Iterator[Check]:
+    if not path.is_file():
         yield missing("signing key", f"no {path}", _KEY)
+        return
+    path.read_bytes()
+    if not any(trusted.glob("*.pub")):
+        yield missing("signing key", f"no public key *.pub in {trusted}", _KEY)
+        return
+    yield ok("signing key", str(path))
 
 
 def _store(uri: str) -> Iterator[Check]:

@@ -219,13 +219,20 @@ class Registry:
         self.client.set_registered_model_alias(name, alias, version)
 
     def alias(self, name: str, alias: str) -> str:
-        """Version that an alias names; empty if it names none."""
+        """Version that an alias names; empty if it names none.
+
+        Raises:
+            RegistryError: MLflow does not answer, which is not the same.
+        """
         from mlflow.exceptions import MlflowException
 
-        try:
-            return str(self.client.get_model_version_by_alias(name, alias).version)
-        except MlflowException:
-            return ""
+        with _reached(self.client.tracking_uri):
+            try:
+                return str(self.client.get_model_version_by_alias(name, alias).version)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return ""
+                raise
 
 
 @contextmanager

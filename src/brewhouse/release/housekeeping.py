@@ -1,4 +1,4 @@
-"""What may be thrown away: folders of runs that ended long ago, days of versions out of use.
+"""What may be thrown away: checkpoints of runs that ended long ago, days of versions out of use.
 
 Versions are never looked at: the ledger vouches for them, and the model store keeps them.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from brewhouse.errors import ConfigError
+from brewhouse.errors import ConfigError, RegistryError
 from brewhouse.platform.tracking import STATE_TAG, Registry
 from brewhouse.registry.lifecycle import State
 from brewhouse.release.settings import CHAMPION, Settings
 
-RUNS, OBSERVATIONS = "runs", "observations"
+RUNS, OBSERVATIONS, MODEL = "runs", "observations", "model"
 _WAITING = (State.PENDING_APPROVAL, State.APPROVED)
 
 
@@ -25,12 +25,15 @@ class Waste:
     """A folder that nobody needs any more.
 
     Attributes:
-        bytes: Of its files.
+        keeps: Folder inside that stays: a trained model, for nothing says here that it was
+            registered; empty for none.
+        bytes: Of what goes.
         changed: When anything in it last changed.
         why: In words.
     """
 
     path: Path
+    keeps: str
     bytes: int
     changed: datetime
     why: str
@@ -47,7 +50,7 @@ def waste(workspace: Path, settings: Settings, *, days: float, now: datetime) ->
 
     Raises:
         ConfigError: There is no such folder, or it holds neither.
-        RegistryError: The registry is not reached; nothing is told then.
+        RegistryError: The registry is not reached, or names no champion; nothing is told then.
     """
     if not any((workspace / name).is_dir() for name in (RUNS, OBSERVATIONS)):
         msg = f"{workspace} holds neither {RUNS}/ nor {OBSERVATIONS}/; name the workspace of runs"
@@ -59,8 +62,16 @@ def waste(workspace: Path, settings: Settings, *, days: float, now: datetime) ->
 
 
 def remove(found: Waste) -> None:
-    """Remove a folder."""
-    shutil.rmtree(found.path)
+    """Remove a folder, but for what it keeps."""
+    for path in list(found.path.iterdir()):
+        if path.name == found.keeps:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not any(found.path.iterdir()):
+        found.path.rmdir()
 
 
 def _needed(settings: Settings) -> set[str]:
@@ -71,15 +82,23 @@ def _needed(settings: Settings) -> set[str]:
         for number, version in registry.versions(model).items()
         if version.tags.get(STATE_TAG) in _WAITING
     }
-    return waiting | {registry.alias(model, CHAMPION)}
+    champion = registry.alias(model, CHAMPION)
+    if not champion:
+        msg = (
+            f"{model} has no champion at {settings.tracking_uri}, so nothing says what is in use; "
+            "check BREWHOUSE_TRACKING_URI and BREWHOUSE_MODEL_NAME"
+        )
+        raise RegistryError(msg)
+    return waiting | {champion}
 
 
 def _runs(folder: Path, limit: datetime) -> Iterator[Waste]:
     for path in _folders(folder):
         size, changed = _measured(path)
-        if changed < limit:
-            why = "checkpoints of a run in which nothing happens; its model is in the store"
-            yield Waste(path=path, bytes=size, changed=changed, why=why)
+        size -= _measured(path / MODEL)[0] if (path / MODEL).is_dir() else 0
+        if changed < limit and size:
+            why = "data and checkpoints of a run in which nothing happens; its model stays"
+            yield Waste(path=path, keeps=MODEL, bytes=size, changed=changed, why=why)
 
 
 def _observations(workspace: Path, needed: set[str], limit: datetime) -> Iterator[Waste]:
@@ -87,7 +106,7 @@ def _observations(workspace: Path, needed: set[str], limit: datetime) -> Iterato
         size, changed = _measured(path)
         if path.name not in needed and changed < limit:
             why = f"days of version {path.name}, which is not in use and waits for nobody"
-            yield Waste(path=path, bytes=size, changed=changed, why=why)
+            yield Waste(path=path, keeps="", bytes=size, changed=changed, why=why)
 
 
 def _folders(folder: Path) -> list[Path]:

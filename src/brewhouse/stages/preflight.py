@@ -49,6 +49,7 @@ def run(
             database_uri=settings.database_uri,
             signing_key="" if settings.embedded else str(settings.signing_key),
             store=model_store,
+            trusted_keys=str(settings.trusted_keys),
         )
     )
     if launcher == TRAINER:

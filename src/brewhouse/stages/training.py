@@ -166,8 +166,8 @@ def prepare(
     spec = ClusterSpec.parse(cluster or {}).with_task(task or {})
     # Ranks are not a part of it: a run may go on with another number of them.
     key = sha256_json([digest, merged])[:16]
-    there = f"{spec.mount.rstrip('/')}/train-{key}"
-    paths = {"data": f"{there}/shards", "out": there, **_upload(merged, key)}
+    there = _seen_by_nodes(Path(workspace), spec) / f"train-{key}"
+    paths = {"data": str(there / "shards"), "out": str(there), **_upload(merged, key)}
     config = parse_train_config(merged | paths, where="options")
     expected = estimate(
         Shape.of(locate(config.model)),
@@ -200,6 +200,12 @@ def prepare(
         estimate=expected.to_json(),
         told=tuple(expected.lines()),
     )
+
+
+def _seen_by_nodes(workspace: Path, spec: ClusterSpec) -> Path:
+    """Where nodes find the workspace: at the same path under their mount, or as the mount."""
+    mount = Path(spec.mount)
+    return workspace if workspace.is_relative_to(mount) else mount
 
 
 def _upload(options: dict[str, Any], key: str) -> dict[str, str]:
