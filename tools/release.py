@@ -155,14 +155,12 @@ def families(plan: Plan) -> list[str]:
     absent = sorted(set(FAMILIES) - set(found))
     if absent and not plan.partial:
         msg = (
-        tell(f"no wheels for {family}: its image is left out; what names it is not filled")
+            f"no wheels for {', '.join(absent)}: gather them in build/wheels (`make wheels` does it "
             "for `steps`), name an image with --image, or pass --partial"
         )
         raise ReleaseError(msg)
     for family in absent:
-        tell(
-            f"no wheels for {family}: its image is left out, and places that name it are not filled"
-        )
+        tell(f"no wheels for {family}: its image is left out; what names it is not filled")
     return found
 
 
