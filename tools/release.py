@@ -155,8 +155,8 @@ def families(plan: Plan) -> list[str]:
     absent = sorted(set(FAMILIES) - set(found))
     if absent and not plan.partial:
         msg = (
-            f"no wheels for {', '.join(absent)}: gather them in build/wheels (`make wheels` does it "
-            "for `steps`), name an image with --image, or pass --partial"
+            f"no wheels for {', '.join(absent)}: gather them in build/wheels (`make wheels` does "
+            "it for `steps`), name an image with --image, or pass --partial"
         )
         raise ReleaseError(msg)
     for family in absent:

@@ -107,6 +107,31 @@ def test_a_step_trains_on_the_cluster_and_a_retried_one_adopts(
     assert commands[0][:3] == ["python", "-m", "brewhouse.training.agent"]
 
 
+@pytest.mark.parametrize(
+    ("workspace", "seen"),
+    [
+        # As the overlays have it: a folder of the claim, which nodes mount at the same place.
+        ("/workspace/runs", "/workspace/runs"),
+        # The claim itself, mounted elsewhere for the step.
+        ("/mnt/claim", "/workspace"),
+    ],
+)
+def test_nodes_look_where_the_step_wrote(shards: Path, workspace: str, seen: str) -> None:
+    plan = training.prepare(
+        shards=shards,
+        workspace=workspace,
+        options=SHORT,
+        launcher="trainer",
+        cluster={"namespace": "ranker", "claim": "training"},
+    )
+    assert plan.job is not None
+    config = plan.job["spec"]["trainer"]["args"][-1]
+    assert config == f"{seen}/{plan.folder.name}/train.json"
+    assert plan.config.data == f"{seen}/{plan.folder.name}/shards"
+    assert plan.config.out == f"{seen}/{plan.folder.name}"
+    assert plan.folder.parent == Path(workspace)
+
+
 @pytest.mark.slow
 def test_what_a_node_said_last_reaches_the_step(
     shards: Path,
