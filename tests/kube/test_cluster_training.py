@@ -127,8 +127,8 @@ def test_nodes_look_where_the_step_wrote(shards: Path, workspace: str, seen: str
     assert plan.job is not None
     config = plan.job["spec"]["trainer"]["args"][-1]
     assert config == f"{seen}/{plan.folder.name}/train.json"
-    assert plan.config.data == f"{seen}/{plan.folder.name}/shards"
-    assert plan.config.out == f"{seen}/{plan.folder.name}"
+    assert plan.config.data == Path(seen) / plan.folder.name / "shards"
+    assert plan.config.out == Path(seen) / plan.folder.name
     assert plan.folder.parent == Path(workspace)
 
 
