@@ -74,6 +74,7 @@ class Server:
     """What the server holds.
 
     Attributes:
+        address: Where it listens.
         runs: By id, in the order in which they were made.
         sent: Bodies of orders as they came.
         calls: Rights that were asked for.
@@ -85,6 +86,7 @@ class Server:
     """
 
     def __init__(self) -> None:
+        self.address = ""
         self.experiments: list[Value] = []
         self.runs: dict[str, Value] = {}
         self.jobs: list[Value] = []
@@ -283,8 +285,9 @@ def serve(granted: str = "brewhouse-run-starter") -> Iterator[tuple[Server, str]
     listening.daemon_threads = True
     thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
     thread.start()
+    held.address = f"http://127.0.0.1:{listening.server_port}"
     try:
-        yield held, f"http://127.0.0.1:{listening.server_port}"
+        yield held, held.address
     finally:
         listening.shutdown()
         listening.server_close()

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from brewhouse.errors import ConfigError, PipelineError
-from brewhouse.platform.kubeflow import ACCOUNTS, Kubeflow, Order, Place
+from brewhouse.platform.kubeflow import ACCOUNTS, Kubeflow, Place
+from brewhouse.platform.kubeflow_orders import Order
 from tests.conftest import ROOT
 from tests.kfp.server import Open, Server, serve
 
@@ -26,8 +27,7 @@ ORDER = Order(
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serve("brewhouse-operator") as (held, address):
-        held.address = address  # type: ignore[attr-defined]
+    with serve("brewhouse-operator") as (held, _):
         yield held
 
 
@@ -42,8 +42,7 @@ def client(server: Server, said: list[str]) -> Kubeflow:
 
 
 def _client(server: Server, said: list[str], **place: str) -> Kubeflow:
-    address: str = server.address  # type: ignore[attr-defined]
-    return Kubeflow(Place(host=address, **place), tell=said.append, pause=lambda _: None)
+    return Kubeflow(Place(host=server.address, **place), tell=said.append, pause=lambda _: None)
 
 
 def test_what_an_order_sends(server: Server, said: list[str]) -> None:

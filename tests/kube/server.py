@@ -50,6 +50,7 @@ class Cluster:
     """Objects, their history, and logs of pods."""
 
     def __init__(self) -> None:
+        self.address = ""
         self.objects: dict[Key, dict[str, Any]] = {}
         self.history: list[tuple[int, str, Key, dict[str, Any]]] = []
         self.logs: dict[tuple[str, str], str] = {}
@@ -437,8 +438,9 @@ def serve() -> Iterator[tuple[Cluster, str]]:
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
+    cluster.address = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield cluster, f"http://127.0.0.1:{server.server_port}"
+        yield cluster, cluster.address
     finally:
         server.shutdown()
         server.server_close()

@@ -32,8 +32,7 @@ ACCOUNT = "system:serviceaccount:ranker:brewhouse-train"
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A cluster with all that the production overlay installs, as its controllers leave it."""
-    with serve() as (held, address):
-        held.address = address  # type: ignore[attr-defined]
+    with serve() as (held, _):
         held.groups |= {"jobset.x-k8s.io": {"v1alpha2": ["jobsets"]}}
         held.groups |= {"ray.io": {"v1": ["rayclusters", "rayjobs"]}}
         for value in [*built(MANIFESTS / "cluster"), *built(MANIFESTS / "overlays/prod")]:
@@ -58,8 +57,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def look(cluster: Cluster, **changes: Any) -> dict[str, tuple[State, str, str]]:
-    address: str = cluster.address  # type: ignore[attr-defined]
-    needs = ClusterNeeds(**NEEDS | {"address": address} | changes)
+    needs = ClusterNeeds(**NEEDS | {"address": cluster.address} | changes)
     return {c.name: (c.state, c.value, c.remedy) for c in preflight.examine(needs)}
 
 
@@ -157,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Cluster], Any], str, str, str]] = {
 def test_what_is_missing_is_found_with_its_remedy(cluster: Cluster, case: str) -> None:
     change, name, value, remedy = BROKEN[case]
     change(cluster)
-    found = preflight.examine(ClusterNeeds(**NEEDS, address=cluster.address))  # type: ignore[attr-defined]
+    found = preflight.examine(ClusterNeeds(**NEEDS, address=cluster.address))
     bad = [c for c in found if c.state is State.MISSING]
     assert [c.name for c in bad] == [name]
     assert value in bad[0].value
@@ -251,7 +249,7 @@ def test_the_step_refuses_before_anything_is_computed(cluster: Cluster, tmp_path
     cluster.clock_skew = timedelta(minutes=5, milliseconds=500)
     spec = {"namespace": "ranker", "queue": "gpu", "claim": "training"}
     given = {
-        "cluster": spec | {"address": cluster.address},  # type: ignore[attr-defined]
+        "cluster": spec | {"address": cluster.address},
         "model_store": str(tmp_path / "models"),
         "home": str(tmp_path / "home"),
         "tracking_uri": "",
@@ -309,7 +307,7 @@ def test_services_that_answer_and_that_do_not(
 
 def test_from_the_command_line(cluster: Cluster, tmp_path: Path) -> None:
     needs = tmp_path / "needs.yaml"
-    needs.write_text(yaml.safe_dump(NEEDS | {"address": cluster.address}))  # type: ignore[attr-defined]
+    needs.write_text(yaml.safe_dump(NEEDS | {"address": cluster.address}))
     command = ["doctor", "--cluster", "--needs", str(needs), "--store", str(tmp_path / "models")]
     run = CliRunner().invoke(app, [*command, "--json"])
     assert run.exit_code == 0, run.output

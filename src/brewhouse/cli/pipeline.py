@@ -15,7 +15,8 @@ from brewhouse.cli.data import Json
 from brewhouse.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
-    from brewhouse.platform.kubeflow import Kubeflow, Run
+    from brewhouse.platform.kubeflow import Kubeflow
+    from brewhouse.platform.kubeflow_runs import Run
 
 app = typer.Typer(no_args_is_help=True, help="Pipelines: compile, run here, run in a cluster.")
 Host = Annotated[str, typer.Option(envvar="BREWHOUSE_KFP_HOST", help="KFP API server, https://...")]
@@ -90,7 +91,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Start a run in a cluster, once: the same name again returns the run that is there."""
-    from brewhouse.platform.kubeflow import Order
+    from brewhouse.platform.kubeflow_orders import Order
 
     order = Order(
         pipeline=_known(name),
@@ -131,7 +132,8 @@ def status(
     client = _client(host, namespace)
     found = client.find(run)
     if follow:
-        for found in client.follow(found.id, every_s=10.0):  # noqa: B020 - the last one is told
+        for latest in client.follow(found.id, every_s=10.0):
+            found = latest
             if not (as_json or found.finished):
                 _show_run(found)
     emit(asdict(found), as_json, lambda: _show_run(found))
@@ -184,7 +186,7 @@ def schedule(
     as_json: Json = False,
 ) -> None:
     """Have a cluster run a pipeline again and again, such as monitor every morning."""
-    from brewhouse.platform.kubeflow import Order
+    from brewhouse.platform.kubeflow_orders import Order
 
     order = Order(
         pipeline=_known(name),

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-import yaml
-
 from brewhouse.errors import ConfigError, PipelineError
-from brewhouse.platform.pipelines import compile_pipeline
+from brewhouse.platform.kubeflow_orders import Order, checked, packaged
+from brewhouse.platform.kubeflow_runs import Run, run_of
 
 ACCOUNTS = {
     "train_and_evaluate": "brewhouse-train",
@@ -30,7 +27,6 @@ ACCOUNTS = {
 """Service account of each pipeline's runs, as in manifests/base."""
 TOKEN = "/var/run/secrets/kubeflow/pipelines/token"
 """Where a pod finds its token for Kubeflow Pipelines; renewed there by the kubelet."""
-FINISHED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _BUSY = (0, 408, 429, 500, 502, 503, 504)
 """Answers that may be others a moment later; 0 is none at all."""
 _T = TypeVar("_T")
@@ -61,66 +57,6 @@ class Place:
             "pipeline_root": os.environ.get("BREWHOUSE_KFP_PIPELINE_ROOT", ""),
         }
         return cls(host=host, **found | {k: v for k, v in given.items() if v})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One step of a run: `pods` are those that may hold its log."""
-
-    name: str
-    state: str
-    started: datetime | None
-    ended: datetime | None
-    pods: tuple[str, ...]
-    error: str
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took; None while it has not ended."""
-        if self.started is None or self.ended is None:
-            return None
-        return (self.ended - self.started).total_seconds()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run as the server tells it; `fresh` says whether this call started it."""
-
-    id: str
-    name: str
-    state: str
-    started: datetime | None
-    ended: datetime | None
-    error: str
-    arguments: dict[str, Any]
-    tasks: tuple[Task, ...] = ()
-    fresh: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.state in FINISHED
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """A run that is wanted.
-
-    Attributes:
-        pipeline: Name of the pipeline.
-        arguments: Its arguments.
-        run_name: Identifies the run: one of this name is never started twice.
-        experiment: Groups runs.
-        package: Compiled pipeline, such as one of a release; compiled anew if None.
-        fresh: Whether every step is run, even if another run finished the same one.
-    """
-
-    pipeline: str
-    arguments: Mapping[str, Any]
-    run_name: str
-    experiment: str = "brewhouse"
-    package: Path | None = None
-    fresh: bool = False
 
 
 @dataclass
@@ -166,7 +102,7 @@ class Kubeflow:
                     pipeline_root=self.place.pipeline_root or None,
                     service_account=self._account(order.pipeline),
                 )
-                return _run(made, fresh=True)
+                return run_of(made, fresh=True)
 
             started = self._again(attempt, f"submit {order.run_name}")
         there = self._again(lambda: self._named(order.run_name, experiment), "list runs")
@@ -189,7 +125,7 @@ class Kubeflow:
                 msg = f"no run named '{run}' at {self.place.host}; `--run` takes a name or an id"
                 raise PipelineError(msg)
             run = named[-1].id
-        return _run(self._again(lambda: self._connect().get_run(run), f"read run {run}"))
+        return run_of(self._again(lambda: self._connect().get_run(run), f"read run {run}"))
 
     def logs(self, run: Run, step: str) -> Iterator[str]:
         """What a step wrote, line by line.
@@ -206,7 +142,7 @@ class Kubeflow:
             raise PipelineError(msg)
         found = False
         for pod in steps[name].pods:
-            text = self._again(lambda pod=pod: self._log(run.id, pod), f"read the log of {pod}")  # type: ignore[misc]
+            text = self._again(partial(self._log, run.id, pod), f"read the log of {pod}")
             if text is not None:
                 found = True
                 yield from text.splitlines()
@@ -312,7 +248,7 @@ class Kubeflow:
                 page_size=50,
                 filter=_equals("display_name", name),
             )
-            found += [_run(run) for run in listed.runs or [] if run.display_name == name]
+            found += [run_of(run) for run in listed.runs or [] if run.display_name == name]
             page = listed.next_page_token or ""
             if not page:
                 return sorted(found, key=lambda run: (str(run.started), run.id))
@@ -383,62 +319,6 @@ class Kubeflow:
         return PipelineError(f"cannot {what} at {self.place.host}: {_why(error)}; {remedy}")
 
 
-@contextmanager
-def packaged(order: Order) -> Iterator[Path]:
-    """The compiled pipeline of an order for as long as a block lasts.
-
-    The SDK's own switch for caching reaches the outermost tasks alone, and ours lie inside an exit
-    handler: a fresh run is compiled so.
-    """
-    with TemporaryDirectory(prefix="brewhouse-pipeline-") as scratch:
-        made = Path(scratch) / f"{order.pipeline}.yaml"
-        path = order.package or compile_pipeline(order.pipeline, made)
-        if order.fresh:
-            documents = _documents(path)
-            for part in (documents[0]["root"], *documents[0]["components"].values()):
-                for task in part.get("dag", {}).get("tasks", {}).values():
-                    task.pop("cachingOptions", None)
-            made.write_text(yaml.safe_dump_all(documents, sort_keys=False), encoding="utf-8")
-            path = made
-        yield path
-
-
-def _documents(package: Path) -> list[Any]:
-    """What a compiled pipeline holds: its spec, then what Kubernetes is told.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    try:
-        found = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
-        found[0]["root"], found[0]["components"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, IndexError) as error:
-        msg = (
-            f"{package} is no compiled pipeline: {error!r}; make one with "
-            "`brewhouse pipeline compile`"
-        )
-        raise ConfigError(msg) from error
-    return found
-
-
-def checked(arguments: Mapping[str, Any], package: Path) -> dict[str, Any]:
-    """Arguments that a compiled pipeline takes.
-
-    Raises:
-        ConfigError: One is unknown or missing, or the file is no compiled pipeline.
-    """
-    known = _documents(package)[0]["root"].get("inputDefinitions", {}).get("parameters", {})
-    for name in arguments:
-        if name not in known:
-            msg = f"the pipeline has no parameter '{name}'; it has {', '.join(sorted(known))}"
-            raise ConfigError(msg)
-    for name, definition in known.items():
-        if not definition.get("isOptional") and name not in arguments:
-            msg = f"the pipeline needs `{name}`; give it as --arg {name}=VALUE"
-            raise ConfigError(msg)
-    return dict(arguments)
-
-
 def _client(place: Place) -> Any:
     """The SDK's client; it knows whether the server is multi-user from us, and asks nothing."""
     import warnings
@@ -486,37 +366,3 @@ def _why(error: Exception) -> str:
         text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
         return f"{status} {getattr(error, 'reason', '')}: {' '.join(text.split())[:300]}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _run(value: Any, *, fresh: bool = False) -> Run:
-    details = (value.run_details.task_details if value.run_details else None) or []
-    config = value.runtime_config
-    return Run(
-        id=str(value.run_id),
-        name=str(value.display_name),
-        state=str(value.state or "PENDING"),
-        started=value.created_at,
-        ended=value.finished_at if str(value.state) in FINISHED else None,
-        error=str(value.error.message) if value.error else "",
-        arguments=dict(config.parameters or {}) if config else {},
-        tasks=tuple(_task(d) for d in details if _is_step(str(d.display_name))),
-        fresh=fresh,
-    )
-
-
-def _is_step(name: str) -> bool:
-    """Whether a node of the workflow is a step of ours, not what carries it out."""
-    return not (name in ("root", "executor") or name.endswith("-driver") or "exit-handler" in name)
-
-
-def _task(value: Any) -> Task:
-    children = [str(child.pod_name) for child in value.child_tasks or [] if child.pod_name]
-    own = [str(value.pod_name)] if value.pod_name else []
-    return Task(
-        name=str(value.display_name),
-        state=str(value.state or "PENDING"),
-        started=value.start_time,
-        ended=value.end_time if str(value.state) in FINISHED else None,
-        pods=(*children, *own),
-        error=str(value.error.message) if value.error else "",
-    )

@@ -20,7 +20,8 @@ from brewhouse.errors import BrewhouseError, ConfigError, PipelineError
 from brewhouse.files import read_json, write_json
 from brewhouse.platform.drift_log import DriftLog
 from brewhouse.platform.drift_triggers import FAILED, SUCCEEDED, Trigger
-from brewhouse.platform.kubeflow import Kubeflow, Order, Place
+from brewhouse.platform.kubeflow import Kubeflow, Place
+from brewhouse.platform.kubeflow_orders import Order
 from brewhouse.platform.pipelines import LocalRun, run_local
 from brewhouse.release.running import MARKER, say
 from brewhouse.release.settings import Settings

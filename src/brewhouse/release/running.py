@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from brewhouse.errors import BrewhouseError, LifecycleError
-from brewhouse.platform.kubeflow import Kubeflow, Order, Place
+from brewhouse.platform.kubeflow import Kubeflow, Place
+from brewhouse.platform.kubeflow_orders import Order
 from brewhouse.platform.pipelines import LocalRun, run_local
 from brewhouse.registry.lifecycle import Act
 from brewhouse.release.settings import Settings
