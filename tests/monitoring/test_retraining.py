@@ -155,7 +155,11 @@ def test_a_corrected_argument_reaches_a_run_that_failed(
 
 
 def test_another_home_leaves_a_run_alone(
-    log: DriftLog, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: DriftLog,
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One database, two machines: whoever began finishes, and what is done is done for all."""
     trained: list[str] = []
@@ -171,6 +175,8 @@ def test_another_home_leaves_a_run_alone(
     with pytest.raises(PipelineError, match="killed"):
         _start(log, settings)
     assert _start(log, other) == []
+    assert f"local:{settings.home}" in capsys.readouterr().err
+    assert not (other.home / "retrains").exists()
     assert len(_start(log, settings)) == 1
     assert _start(log, other) == []
     assert trained == [str(settings.home)] * 2
