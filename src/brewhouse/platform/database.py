@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any
 from brewhouse.errors import RegistryError
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from sqlalchemy import Connection, Engine
 
 _LOCK = 0x62726577
 """Advisory lock on Postgres that writers take."""
+
+VERSION_TABLE = "brewhouse_version"
+"""Where the schema's revision stands. Alembic's default name would be MLflow's too, and each takes
+the other's revision for one it lacks."""
 
 
 class Database:
@@ -97,9 +102,25 @@ def _migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with _alone(engine), engine.connect() as connection:
+        _carry_over(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
+
+
+def _carry_over(connection: Connection, config: Config) -> None:
+    """Note a revision that was written under Alembic's default name; that one stays as it is."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from sqlalchemy import inspect
+
+    names = set(inspect(connection).get_table_names())
+    if VERSION_TABLE in names or not {"alembic_version", "ledger"} <= names:
+        return
+    before = MigrationContext.configure(connection).get_current_revision()
+    own = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    own.stamp(ScriptDirectory.from_config(config), before)
+    connection.commit()
 
 
 @contextmanager
