@@ -19,6 +19,7 @@ from brewhouse.data.splits import TemporalSplit
 from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import DataError
 from brewhouse.platform.feast_store import FeastStore
+from brewhouse.processes import allow_open_files
 from brewhouse.stages.common import tell
 
 LOG, MEMBERS = "log.parquet", "members.parquet"
@@ -51,8 +52,12 @@ def pull_log(
         members: Read only theirs; everyone's if None.
         known_by: Leave out what the log learned later; aware.
         watch: Sees every month's rows that are kept.
+
+    Raises:
+        ConfigError: The system does not let as many files be open as there are shards.
+        DataError: There are no interactions of allowed members.
     """
-    spec = folder.domain
+    spec, shards = folder.domain, shards or cut.shards
     out = set()
     if spec.regions:
         profiles = cut.read("members", columns=["member_id", spec.regions.column])
@@ -60,6 +65,7 @@ def pull_log(
     counts: Counter[str] = Counter(members_outside_regions=len(out))
     store = FeastStore(features, domain=spec, domain_path=domain, state=logs.parent)
     store.apply()
+    allow_open_files(shards, what=f"{shards:,} shards of members")
     writers: dict[int, pq.ParquetWriter] = {}
     for month in cut.months():
         start = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
@@ -75,7 +81,7 @@ def pull_log(
         table = table.filter(pc.invert(outside))
         counts["rows"] += table.num_rows
         watch(table)
-        shard = _shards(table.column("member_id"), shards or cut.shards)
+        shard = _shards(table.column("member_id"), shards)
         # Sorted once: a filter a shard would read the month as often as there are shards.
         order = np.argsort(shard, kind="stable")
         table, shard = table.take(pa.array(order)), shard[order]
@@ -92,7 +98,7 @@ def pull_log(
     for writer in writers.values():
         writer.close()
     if writers:
-        _write_members(cut, logs, shards or cut.shards)
+        _write_members(cut, logs, shards)
     if not writers and members is None:
         msg = "no interactions of allowed members; check regions.allowed in the domain"
         raise DataError(msg)
