@@ -7,6 +7,7 @@ from kfp import dsl
 @dsl.component(base_image=image("steps"), install_kfp_package=False)
 def build_features(
     domain: str,
+    online: bool,
     publish_to: str,
     snapshot: dsl.Input[dsl.Dataset],
     validated: dsl.Input[dsl.Artifact],
@@ -16,6 +17,8 @@ def build_features(
 
     Args:
         domain: Built-in domain or folder with a domain.yaml.
+        online: Whether the online store is filled; training and evaluation do not read it, and for
+            hundreds of thousands of members it takes minutes.
         publish_to: Folder or URI that collects the run's evidence.
         snapshot: Snapshot.
         validated: Proof that the snapshot passed validation.
@@ -30,5 +33,6 @@ def build_features(
         domain=domain,
         snapshot=Path(snapshot.path),
         features_out=Path(features.path),
+        online=online,
         publish_to=publish_to,
     )

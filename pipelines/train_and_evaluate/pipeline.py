@@ -37,6 +37,7 @@ def train_and_evaluate(
     model: str = "tiny",
     tasks: str = "",
     max_test_sessions: int = 6000,
+    online: bool = True,
     verbalization: dict = {},  # noqa: B006 - KFP reads the default as a constant
     train_options: dict = {},  # noqa: B006 - KFP reads the default as a constant
     processes: int = 2,
@@ -70,6 +71,7 @@ def train_and_evaluate(
         model: Size trained from scratch, or folder or hub id of a model.
         tasks: Comma-separated task names; empty for all.
         max_test_sessions: Test sessions kept.
+        online: Whether the feature store's online side is filled; nothing of this pipeline reads it.
         verbalization: Where histories are told, fields of `TellingPlan`; in the step if empty.
         train_options: Training options that differ from the defaults.
         processes: Training processes on one machine.
@@ -137,6 +139,7 @@ def train_and_evaluate(
         stored = _size(
             build_features(
                 domain=domain,
+                online=online,
                 publish_to=publish_to,
                 snapshot=imported.outputs["snapshot"],
                 validated=checked.outputs["validated"],
