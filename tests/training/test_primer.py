@@ -54,7 +54,7 @@ def stream(
     linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, **changes: object
 ) -> PrimerStream:
     book = build_questions(linkedin.domain, load_suite(linkedin))
-    options: dict = {"batch_tokens": 2000, "seed": 3}
+    options: dict = {"batch_tokens": 2000, "seed": 3, "size": 1}
     spec = {k: v for k, v in changes.items() if k not in options}
     return PrimerStream(
         PrimerSpec(**spec),  # type: ignore[arg-type]
@@ -90,9 +90,12 @@ def test_it_grows_harder(linkedin: DomainFolder, tokenizer: PromptTokenizer, tru
     one = stream(linkedin, tokenizer, trunks, keys=4, events=16)
     lengths = []
     for level in (0, 1, 2):
-        one.level = level
+        assert one.levels["labels"] == level
         lengths.append(len(next(one())[0]))
-        assert one.grown == (level == 2)
+        assert not one.done
+        assert one.grow()
+    assert one.done
+    assert not one.grow()
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[2]
 
@@ -167,17 +170,18 @@ def test_mistakes(stage: dict, message: str) -> None:
         parse_train_config(value, where="options")
 
 
-def test_where_logs_hold_no_no_it_asks_what_was_seen(
-    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, tmp_path: Path
-) -> None:
-    """Trunks from which every "no" of one surface is taken: histories of yes, questions behind."""
+@pytest.fixture(scope="module")
+def one_sided(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, trunks: Path, tmp_path_factory
+) -> tuple[Path, int]:
+    """Trunks from which every "no" of one surface is taken, and the surface's question."""
     book = build_questions(linkedin.domain, load_suite(linkedin))
     plain = stream(linkedin, tokenizer, trunks)
-    assert (plain.implicit, plain.loss) == ([], "actions")
+    assert (plain.implicit, plain.loss, plain.kinds) == ([], "actions", ["labels"])
     number = next(i for i, q in enumerate(plain.asked) if book.questions[q].surface == "feed")
     head, no = plain.heads[number][0], int(plain.answers[number][0])
     trees = list(read_trees(trunks / "shard-0000.parquet"))
-    changed = []
+    changed, folder = [], tmp_path_factory.mktemp("one-sided")
     for tree in trees:
         tokens, inside = tree.tokens_T.copy(), False
         for i, token in enumerate(tokens):
@@ -186,14 +190,56 @@ def test_where_logs_hold_no_no_it_asks_what_was_seen(
             if inside and token == no:
                 tokens[i] = plain.answers[number][-1]
         changed.append(replace(tree, tokens_T=tokens))
-    write_trees(tmp_path / "shard-0000.parquet", changed)
-    one = stream(linkedin, tokenizer, tmp_path, unseen=1.0, keys=3)
+    write_trees(folder / "shard-0000.parquet", changed)
+    return folder, number
+
+
+def test_where_logs_hold_no_no_it_asks_what_was_seen(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, one_sided: tuple[Path, int]
+) -> None:
+    """Histories of yes, questions behind."""
+    folder, number = one_sided
+    one = stream(linkedin, tokenizer, folder, unseen=1.0, keys=3)
     assert (one.implicit, one.loss) == ([number], "both")
     for tree in next(one()):
         seen = set(tree.tokens_T[: tree.trunk].tolist())
-        assert no not in seen
+        assert one.answers[number][0] not in seen
         for start, end, label in zip(tree.leaf_start_N, tree.leaf_end_N, tree.label_N, strict=True):
             key = tree.tokens_T[end - len(one.tail) - 2 : end - len(one.tail)].tolist()
             assert (not seen.isdisjoint(key)) == (label > 0)
-            assert tree.tokens_T[start] == head
+            assert tree.tokens_T[start] == one.heads[number][0]
         assert 0 < (tree.label_N > 0).mean() < 1
+
+
+def test_what_is_easy_does_not_hide_what_is_not_learned(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, one_sided: tuple[Path, int]
+) -> None:
+    """A step is of one kind; each grows by its own loss, and what is learned makes room."""
+    one = stream(linkedin, tokenizer, one_sided[0], keys=3, size=2)
+    batches = one()
+
+    def kinds(steps: int) -> list[str]:
+        found = []
+        for _ in range(steps):
+            step = [(next(batches), one.kind) for _ in range(2)]
+            assert {one.kind} == {kind for _, kind in step}
+            asked = {len(tree.label_N) > 0 for trees, _ in step for tree in trees}
+            assert asked == {one.kind == "seen"}
+            assert one.loss == ("both" if one.kind == "seen" else "actions")
+            found.append(one.kind)
+        return found
+
+    assert kinds(8) == ["labels", "seen"] * 4
+    easy = one.grow_below
+    while one.grow():
+        assert one.kind == "seen"
+    assert one.learned("seen")
+    assert not one.learned("labels")
+    assert not one.done
+    assert kinds(8).count("seen") == 1
+    assert one.kind == "labels"
+    assert one.grow_below > easy
+    while one.grow():
+        pass
+    assert one.done
+    assert kinds(4).count("seen") == 2

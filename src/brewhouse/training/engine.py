@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Trainer:
             "groups": 0,
             "tokens": 0,
             "step": 0,
-            "level": 0,
+            "levels": {},
             "spent_s": 0.0,
             "trained": 0,
             "micro_batches": config.micro_batches or self.world,
@@ -87,7 +87,7 @@ class Trainer:
             accumulate=self.size // self.world,
             universal=reshard,
         )
-        self._recent: deque[float] = deque(maxlen=_STEADY)
+        self._recent: dict[str, deque[float]] = defaultdict(partial(deque, maxlen=_STEADY))
         self._since_save: list[float] = []
         self._load: torch.Tensor | None = None
         self._warned: set[str] = set()
@@ -110,7 +110,7 @@ class Trainer:
             for index, stage in enumerate(self.config.stages):
                 if index >= self.state["stage"]:
                     self._run_stage(stage, progress)
-                    self.state |= {"stage": index + 1, "groups": 0, "tokens": 0, "level": 0}
+                    self.state |= {"stage": index + 1, "groups": 0, "tokens": 0, "levels": {}}
                     self._save()
         except BaseException:
             self.keeper.close()
@@ -192,7 +192,6 @@ class Trainer:
         options = {"batch_tokens": self.config.batch_tokens, "seed": self.config.seed}
         if stage.primer is not None:
             manifest = self.manifest
-            self._recent.clear()
             source = PrimerStream(
                 stage.primer,
                 self.tokenizer,
@@ -200,10 +199,10 @@ class Trainer:
                 manifest.answers,
                 surfaces=manifest.surfaces,
                 shards=self.config.data / "cpt",
-                token_weight=self.config.token_loss_weight,
+                size=self.size,
                 **options,
             )
-            source.level = self.state["level"]
+            source.levels |= self.state["levels"]
             return source
         return TreeStream(self.config.data / stage.shards, max_trunk=stage.max_trunk, **options)
 
@@ -268,21 +267,18 @@ class Trainer:
 
     def _primed(self, source: PrimerStream, loss: float) -> bool:
         """Make the primer harder when its loss has been low; whether it can grow no more."""
-        self._recent.append(loss)
-        mean = sum(self._recent) / len(self._recent)
-        if len(self._recent) < _STEADY or mean >= source.grow_below:
+        recent = self._recent[source.kind]
+        recent.append(loss)
+        mean = sum(recent) / len(recent)
+        if len(recent) < _STEADY or mean >= source.grow_below:
             return False
-        self._recent.clear()
-        if source.grown:
-            return True
-        source.level += 1
-        self.state["level"] = source.level
-        if self.rank == 0:
-            print(
-                f"train: loss {mean:.3f}, so histories of {source.level + 2} keys from here",
-                flush=True,
-            )
-        return False
+        recent.clear()
+        if source.grow() and self.rank == 0:
+            keys = source.levels[source.kind] + 2
+            now = "are learned" if source.learned(source.kind) else f"of {keys} keys from here"
+            print(f"train: loss {mean:.3f}, so histories of {source.kind} {now}", flush=True)
+        self.state["levels"] = dict(source.levels)
+        return source.done
 
     def _save(self) -> None:
         self.keeper.save(self.engine, self.state, self._since_save)

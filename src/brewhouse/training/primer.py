@@ -45,12 +45,21 @@ _ASKED = 16
 """Questions behind a history of keys that were seen."""
 
 
+Kind = Literal["labels", "seen"]
+KINDS: tuple[Kind, Kind] = ("labels", "seen")
+
+
 class PrimerStream:
-    """Endless micro-batches, like `TreeStream`.
+    """Endless micro-batches, like `TreeStream`; those of one step are of one kind.
+
+    Both kinds in one loss let the easy one hide that the other is not learned, so each has steps, a
+    loss and a level of its own.
 
     Attributes:
-        level: How many keys more than two a sequence may have; raised by whoever trains when the
-            loss is low. Many keys from the start are never learned.
+        levels: By kind, how many keys more than two a sequence may have, and one more once the
+            most are learned; raised by whoever trains when that kind's loss is low. Many keys from
+            the start are never learned.
+        kind: What the newest micro-batch is: sequences that tell labels, or ask what was seen.
     """
 
     def __init__(
@@ -64,7 +73,7 @@ class PrimerStream:
         shards: Path,
         batch_tokens: int,
         seed: int,
-        token_weight: float = 0.5,
+        size: int = 1,
     ) -> None:
         """Prepare words, marks and answers.
 
@@ -77,7 +86,7 @@ class PrimerStream:
             shards: Trunks from which words are counted.
             batch_tokens: Tokens of a micro-batch at most.
             seed: Seed of the sequences.
-            token_weight: Weight of action words against questions in the loss.
+            size: Micro-batches of a step over all ranks.
         """
         self.spec, self.begin = spec, tokenizer.begin
         markup: Markup = tokenizer.markup
@@ -87,7 +96,7 @@ class PrimerStream:
         self.tail = _encode(tokenizer, markup.answer_next())
         # The first answer of a question says no, any other yes.
         self.answers = [np.array(answers[i], np.int32) for i in asked]
-        self.asked, self.token_weight = asked, token_weight
+        self.asked = asked
         tails = len(self.tail)
         self.words, self.fillers = _words_before_answers(shards, answers, tails, spec.words)
         self.pool, _ = _words_before_answers(shards, answers, tails, _POOL)
@@ -100,36 +109,57 @@ class PrimerStream:
         self.implicit = _without_no(shards, self.heads, self.answers)
         enough = len(self.pool) >= _BAG * (spec.keys + 1)
         self.unseen = spec.unseen if self.implicit and enough else 0.0
-        self.level = 0
-        self.batch_tokens, self.seed = batch_tokens, seed
+        self.levels: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        shares = zip(KINDS, (1 - self.unseen, self.unseen), strict=True)
+        self.kinds = [kind for kind, share in shares if share > 0]
+        self.kind = self.kinds[0]
+        self.batch_tokens, self.seed, self.size = batch_tokens, seed, size
 
     @property
     def loss(self) -> Literal["actions", "both"]:
-        """Loss of the sequences, as of `Ranker.forward`: some ask questions or none do."""
-        return "both" if self.unseen else "actions"
+        """Loss of the newest micro-batch, as of `Ranker.forward`."""
+        return "both" if self.kind == "seen" else "actions"
 
     @property
     def grow_below(self) -> float:
-        """Loss below which sequences may grow harder.
-
-        Which of a surface's several yes-answers is given cannot be known: half of the events cost
-        the logarithm of their number whatever is learned. A guess of yes or no costs log 2 more.
-        """
-        known = float(np.mean([np.log(len(said) - 1) for said in self.answers])) / 2
+        """Loss below which sequences of the newest kind may grow harder."""
         bit = self.spec.grow_below * float(np.log(2))
-        if not self.unseen:
-            return known + bit
-        # Questions cost nothing once known; beside them weigh the sequences that tell labels.
-        return bit + (1 - self.unseen) * self.token_weight * (known + bit)
+        if self.kind == "seen":
+            return bit  # What was done before is known once it is learned.
+        # Which of a surface's several yes-answers is given cannot be known: half of the events cost
+        # the logarithm of their number whatever is learned. A guess of yes or no costs log 2 more.
+        return float(np.mean([np.log(len(said) - 1) for said in self.answers])) / 2 + bit
 
     @property
-    def grown(self) -> bool:
-        """Whether sequences have as many keys as they shall."""
-        return self.level >= self.spec.keys - 2
+    def done(self) -> bool:
+        """Whether every kind is learned."""
+        return all(self.learned(kind) for kind in self.kinds)
+
+    def learned(self, kind: Kind) -> bool:
+        """Whether sequences of a kind have as many keys as they shall, and their loss was low."""
+        return self.levels[kind] > self.spec.keys - 2
+
+    def grow(self) -> bool:
+        """A key more for the newest kind, or word that it is learned; False if it was before."""
+        if self.learned(self.kind):
+            return False
+        self.levels[self.kind] += 1
+        return True
+
+    def _turn(self, step: int) -> Kind:
+        """Kind of a step. One that is learned keeps a quarter of its turns, lest it be lost."""
+        if len(self.kinds) == 1:
+            return self.kinds[0]
+        seen = int((step + 1) * self.unseen) > int(step * self.unseen)
+        turn, other = KINDS[::-1] if seen else KINDS
+        rest = self.learned(turn) and not self.learned(other) and step // 2 % 4
+        return other if rest else turn
 
     def __call__(self) -> Iterator[list[TokenTree]]:
-        """Yield micro-batches; each is as hard as `level` says when it is taken."""
+        """Yield micro-batches; each is as hard as `levels` says when it is taken."""
         for index in count():
+            if index % self.size == 0:
+                self.kind = self._turn(index // self.size)
             yield self._batch(np.random.default_rng([self.seed, index, 0]))
 
     def _batch(self, rng: np.random.Generator) -> list[TokenTree]:
@@ -144,11 +174,11 @@ class PrimerStream:
 
     def _sequence(self, rng: np.random.Generator) -> TokenTree:
         """One sequence of two keys up to as many as the level allows."""
-        if self.unseen and rng.random() < self.unseen:
-            return self._seen_or_not(rng)
-        spec = self.spec
-        events = spec.events + _LONGER * self.level
-        keys = int(rng.integers(2, 3 + self.level))
+        spec, level = self.spec, min(self.levels[self.kind], self.spec.keys - 2)
+        if self.kind == "seen":
+            return self._seen_or_not(rng, keys=1 + level)
+        events = spec.events + _LONGER * level
+        keys = int(rng.integers(2, 3 + level))
         keys_K = rng.choice(self.words, keys, replace=False)
         # Half of the keys say yes, so that a sequence's mean tells nothing about any of them.
         yes_K = rng.permutation(np.arange(keys) % 2)
@@ -167,9 +197,8 @@ class PrimerStream:
             tokens.append(int(rng.choice(said[1:]) if yes_K[pick_E[event]] else said[0]))
         return TokenTree.of_trunk(np.array(tokens, np.int32))
 
-    def _seen_or_not(self, rng: np.random.Generator) -> TokenTree:
+    def _seen_or_not(self, rng: np.random.Generator, *, keys: int) -> TokenTree:
         """A history of things done, and questions about keys in it and keys that are not."""
-        keys = 1 + self.level
         words = rng.permutation(self.pool)
         bags_KB = words[: keys * _BAG].reshape(keys, _BAG)
         others = words[keys * _BAG :]
