@@ -71,7 +71,7 @@ def train_and_evaluate(
         model: Size trained from scratch, or folder or hub id of a model.
         tasks: Comma-separated task names; empty for all.
         max_test_sessions: Test sessions kept.
-        online: Whether the feature store's online side is filled; nothing of this pipeline reads it.
+        online: Whether the online feature store is filled; nothing of this pipeline reads it.
         verbalization: Where histories are told, fields of `TellingPlan`; in the step if empty.
         train_options: Training options that differ from the defaults.
         processes: Training processes on one machine.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -134,16 +135,25 @@ def _map_tables(
             _load(connection, name, paths)
         # The mapping queries see the loaded tables and nothing else of the machine.
         connection.execute("SET enable_external_access = false")
+        for name, query in domain.source.views.items():
+            with _told(domain, f"views.{name}"):
+                connection.execute(f'CREATE TABLE "{name}" AS {query}')
         for name, schema in schemas.items():
             progress(f"mapping {name}")
-            query = getattr(domain.source, name)
-            try:
-                table = connection.sql(query).to_arrow_table()
-            except duckdb.Error as error:
-                msg = f"domain {domain.name}: source.{name}: {error}"
-                raise ConfigError(msg) from error
+            with _told(domain, name):
+                table = connection.sql(getattr(domain.source, name)).to_arrow_table()
             mapped[name] = conform(_utc(table), schema, name=name)
     return mapped
+
+
+@contextmanager
+def _told(domain: Domain, name: str) -> Iterator[None]:
+    """A failing query is told with the place where it stands."""
+    try:
+        yield
+    except duckdb.Error as error:
+        msg = f"domain {domain.name}: source.{name}: {error}"
+        raise ConfigError(msg) from error
 
 
 def _load(connection: duckdb.DuckDBPyConnection, name: str, paths: list[Path]) -> None:

@@ -207,6 +207,7 @@ class Source(Strict):
     """Where raw tables are and the SQL (DuckDB) that maps them onto the canonical ones."""
 
     files: dict[str, str] = Field(description="Table name -> file in the source folder")
+    views: dict[str, str] = Field(default_factory=dict, description="Name -> SELECT the others use")
     members: str = Field(description="SELECT giving member_id, valid_from and the member columns")
     items: str = Field(description="SELECT giving item_id, valid_from, created_at, kind, columns")
     interactions: str = Field(description="SELECT giving the canonical interaction columns")
