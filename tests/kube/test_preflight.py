@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 from brewhouse.cli.main import app
 from brewhouse.errors import PreflightError
 from brewhouse.platform import preflight, services
+from brewhouse.platform.capacity import ClusterNeeds
 from brewhouse.platform.checks import State
-from brewhouse.platform.preflight import PROMISES, ClusterNeeds
+from brewhouse.platform.preflight import PROMISES
+from brewhouse.platform.trainjob import ClusterSpec
 from brewhouse.stages import preflight as step
 from tests.conftest import ROOT
 from tests.kfp import server as pipelines
@@ -65,7 +67,7 @@ def test_a_whole_cluster_lacks_nothing(cluster: Cluster) -> None:
     found = look(cluster)
     assert {name: told for name, told in found.items() if told[0] is not State.OK} == {}
     assert found["queue"][1] == "gpu -> ranker, 32 nvidia.com/gpu"
-    assert found["pools"][1] == "h100: 32"
+    assert found["pools"][1] == "nodes with 8 nvidia.com/gpu: h100: 4"
     assert found["quota"][1] == "team: requests.nvidia.com/gpu 50 of 50 free"
     assert found["workspace"][1] == "training: ReadWriteMany of the default class"
 
@@ -181,6 +183,43 @@ def test_more_gpus_than_there_are(cluster: Cluster) -> None:
     assert found["pools"][0] is State.ABSENT
 
 
+def test_cores_and_memory_count_as_gpus_do(cluster: Cluster) -> None:
+    share = cluster.objects["kueue.x-k8s.io/v1beta2", "clusterqueues", "", "ranker"]
+    for number in range(4):
+        cluster.objects["v1", "nodes", "", f"gpu-{number}"]["status"]["allocatable"] |= {
+            "cpu": "63500m",
+            "memory": "1200Gi",
+        }
+    quota = cluster.objects["v1", "resourcequotas", "ranker", "team"]
+    quota["status"] = {
+        "hard": {"requests.nvidia.com/gpu": "50", "cpu": "400", "limits.memory": "6000Gi"},
+        "used": {"cpu": "12500m"},
+    }
+    fits = look(cluster, cpu="48", memory="1000Gi")
+    assert {fits[name][0] for name in ("queue", "pools", "quota")} == {State.OK}
+    assert fits["queue"][1] == ("gpu -> ranker, 384 cpu, 6,144 GiB memory, 32 nvidia.com/gpu")
+    assert fits["pools"][1] == ("nodes with 48 cpu, 1,000 GiB memory, 8 nvidia.com/gpu: h100: 4")
+    assert fits["quota"][1].startswith("team: cpu 387.5 of 400 free; team: limits.memory 6,000 GiB")
+    # Too many cores for a node and the quota; the share lends what others leave idle.
+    more = look(cluster, cpu="101", memory="1000Gi")
+    assert more["pools"][:2] == (
+        State.ABSENT,
+        "nodes with 101 cpu, 1,000 GiB memory, 8 nvidia.com/gpu: h100: 0",
+    )
+    assert more["queue"][:2] == (State.UNKNOWN, "ranker has 384 of 404 cpu of one kind")
+    assert more["quota"][:2] == (State.OK, fits["quota"][1].split("; ", 1)[1])
+    told = preflight.examine(
+        ClusterNeeds(**NEEDS, address=cluster.address, cpu="101", memory="1000Gi")
+    )
+    assert [c.value for c in told if c.state is State.MISSING] == ["team: cpu 400, 404 are asked"]
+    # Memory that the share does not count is never admitted.
+    share["spec"]["resourceGroups"][0]["coveredResources"].remove("memory")
+    assert look(cluster, cpu="48", memory="1Gi")["queue"][:2] == (
+        State.MISSING,
+        "ranker counts no memory",
+    )
+
+
 def test_optional_parts_are_told_and_stop_nothing(cluster: Cluster) -> None:
     cluster.groups.pop("serving.kserve.io")
     state, value, remedy = look(cluster)["inferenceservices"]
@@ -264,6 +303,8 @@ def test_the_step_refuses_before_anything_is_computed(cluster: Cluster, tmp_path
     assert (states["clock"], states["object store"]) == ("missing", "ok")
     assert list((tmp_path / "models").iterdir()) == []
     # Training on this machine asks nothing of a cluster.
+    asked = step.needs_of(ClusterSpec.parse(given["cluster"]))
+    assert (asked.cpu, asked.memory, asked.gpus) == ("32", "1000Gi", 8)
     assert {c.name for c in step.run(launcher="local", **given)} == {
         "object store",
         "mlflow",

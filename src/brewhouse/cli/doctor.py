@@ -69,7 +69,8 @@ def doctor(
 
 def _cluster(path: Path | None, changes: dict[str, Any]) -> Iterator[Check]:
     from brewhouse.domains.loader import read_yaml
-    from brewhouse.platform.preflight import ClusterNeeds, examine
+    from brewhouse.platform.capacity import ClusterNeeds
+    from brewhouse.platform.preflight import examine
     from brewhouse.training.config import parse_settings
 
     value = read_yaml(path)[0] if path else None

@@ -119,7 +119,7 @@ def _carry_over(connection: Connection, config: Config) -> None:
         return
     before = MigrationContext.configure(connection).get_current_revision()
     own = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    own.stamp(ScriptDirectory.from_config(config), before)
+    own.stamp(ScriptDirectory.from_config(config), before or "base")
     connection.commit()
 
 

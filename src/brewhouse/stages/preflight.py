@@ -10,8 +10,8 @@ from typing import Any
 from brewhouse.errors import PreflightError
 from brewhouse.files import write_json
 from brewhouse.platform import preflight, services
+from brewhouse.platform.capacity import ClusterNeeds
 from brewhouse.platform.checks import Check, State
-from brewhouse.platform.preflight import ClusterNeeds
 from brewhouse.platform.trainjob import ClusterSpec
 from brewhouse.release.settings import Settings
 from brewhouse.stages.common import tell
@@ -71,6 +71,8 @@ def needs_of(spec: ClusterSpec) -> ClusterNeeds:
         nodes=spec.nodes,
         gpus=spec.nodes * spec.processes_per_node if spec.gpu_resource else 0,
         gpu_resource=spec.gpu_resource or "nvidia.com/gpu",
+        cpu=spec.cpu,
+        memory=spec.memory,
         runtime=spec.runtime,
         queue=spec.queue,
         claim=spec.claim,
