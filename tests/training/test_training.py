@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import read_json, write_json
-from brewhouse.prompts.shards import read_trees
+from brewhouse.prompts.shards import read_trees, write_trees
+from brewhouse.prompts.tree import TokenTree
 from brewhouse.scoring.scorer import Scorer
 from brewhouse.stages import training
 from brewhouse.training.checkpoints import mark_complete, newest
@@ -118,6 +120,43 @@ def test_an_epoch_shows_every_tree_once(shards: Path) -> None:
         assert len(batch) * max(len(t) for t in batch) <= 512
         seen += [t.member for t in batch]
     assert sorted(seen) == sorted({f"m{i}" for i in range(600)})
+
+
+def test_history_dropout_asks_where_the_first_question_hangs(shards: Path, tmp_path: Path) -> None:
+    """The same questions and answers; what is told is a part of what was told."""
+    rng = np.random.default_rng(0)
+    trees = list(read_trees(shards / "train" / "shard-0000.parquet"))
+    trees = [
+        replace(t, branch_N=np.sort(rng.integers(1, t.trunk + 1, len(t.branch_N)))) for t in trees
+    ]
+    write_trees(tmp_path / "shard-0000.parquet", trees)
+    whole = {t.member: t for t in trees}
+
+    def cut(share: float) -> int:
+        stream = TreeStream(tmp_path, batch_tokens=512, seed=1, history_dropout=share)()
+        epoch: list[TokenTree] = []
+        while len(epoch) < len(whole):
+            epoch += next(stream)
+        changed = 0
+        for tree in epoch:
+            told = whole[tree.member]
+            first = int(told.branch_N.min())
+            assert tree.row_N == told.row_N
+            assert np.array_equal(tree.label_N, told.label_N)
+            if tree.trunk == told.trunk:
+                assert np.array_equal(tree.branch_N, told.branch_N)
+                continue
+            assert tree.trunk == first
+            assert (tree.branch_N == first).all()
+            assert np.array_equal(tree.tokens_T[:first], told.tokens_T[:first])
+            assert np.array_equal(tree.tokens_T[first:], told.tokens_T[told.trunk :])
+            changed += 1
+        return changed
+
+    several = sum(int(t.branch_N.min()) < t.trunk for t in trees)
+    assert several > 100
+    assert (cut(0.0), cut(1.0)) == (0, several)
+    assert 0.3 * several < cut(0.5) < 0.7 * several
 
 
 def test_unfinished_checkpoints_are_ignored_and_removed(tmp_path: Path) -> None:

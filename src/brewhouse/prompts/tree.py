@@ -10,7 +10,7 @@ Suffixes: _T tokens of a tree (trunk, then leaves one after another), _N leaves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -146,6 +146,14 @@ class TokenTree:
         if self.trunk <= max_trunk:
             return self
         return self._cut(np.flatnonzero(self.branch_N <= max_trunk), trunk=max_trunk)
+
+    def earliest(self) -> TokenTree:
+        """The same questions, each asked where the first one hangs: with the least history told."""
+        if not len(self.branch_N):
+            return self
+        trunk = int(self.branch_N.min())
+        moved = replace(self, branch_N=np.full_like(self.branch_N, trunk))
+        return moved._cut(np.arange(len(self.branch_N)), trunk=trunk)
 
     def leaves(self, first: int, last: int, *, trunk: bool = True) -> TokenTree:
         """Some of the leaves, with the whole trunk or, to be asked of a kept one, without."""

@@ -60,6 +60,13 @@ class Stage(Strict):
         description="Cut trunks after so many tokens, with the leaves beyond: short histories are "
         "learned from sooner",
     )
+    history_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of trees whose questions are all asked where the first one hangs: with "
+        "little or no history they must be answered from the profile, as newcomers' are",
+    )
     tokens: int = Field(
         gt=0, description="Token budget over all ranks; a primer ends when all its keys are learned"
     )

@@ -204,7 +204,12 @@ class Trainer:
             )
             source.levels |= self.state["levels"]
             return source
-        return TreeStream(self.config.data / stage.shards, max_trunk=stage.max_trunk, **options)
+        return TreeStream(
+            self.config.data / stage.shards,
+            max_trunk=stage.max_trunk,
+            history_dropout=stage.history_dropout,
+            **options,
+        )
 
     def _step(self, batches: list[Batch], stage: Stage, asked: str) -> tuple[float, int, float]:
         """One optimizer step: loss over the micro-batches of all ranks, targets, balancing loss.

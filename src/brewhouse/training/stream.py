@@ -66,6 +66,7 @@ class TreeStream:
         batch_tokens: int,
         seed: int,
         max_trunk: int | None = None,
+        history_dropout: float = 0.0,
     ) -> None:
         """Open a folder of shards.
 
@@ -74,6 +75,7 @@ class TreeStream:
             batch_tokens: Padded tokens of a micro-batch at most.
             seed: Seed of the order.
             max_trunk: Trunks are cut after so many tokens.
+            history_dropout: Share of trees told with the least history, anew each epoch.
 
         Raises:
             TrainingError: There are no shards, or they are empty.
@@ -89,6 +91,7 @@ class TreeStream:
             msg = f"no token shards in {folder}; run the verbalize step first"
             raise TrainingError(msg)
         self.batch_tokens, self.seed, self.max_trunk = batch_tokens, seed, max_trunk
+        self.history_dropout = history_dropout
 
     def __call__(self) -> Iterator[Batch]:
         """Yield micro-batches, epoch after epoch."""
@@ -100,6 +103,9 @@ class TreeStream:
                 trees = list(trees_of(pq.ParquetFile(file).read_row_group(group)))
                 if self.max_trunk is not None:
                     trees = [tree.shortened(self.max_trunk) for tree in trees]
+                if self.history_dropout:
+                    drop = rng.random(len(trees)) < self.history_dropout
+                    trees = [t.earliest() if d else t for t, d in zip(trees, drop, strict=True)]
                 yield from self._cut(trees, rng)
             epoch += 1
 
