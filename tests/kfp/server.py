@@ -34,6 +34,7 @@ _ROUTES = [
     ("POST", r"/apis/v2beta1/runs/(?P<run>[^/:]+):terminate", ("runs", "terminate"), "stop"),
     ("GET", r"/apis/v2beta1/recurringruns", ("jobs", "list"), "recurring"),
     ("POST", r"/apis/v2beta1/recurringruns", ("jobs", "create"), "recur"),
+    ("DELETE", r"/apis/v2beta1/recurringruns/(?P<job>[^/:]+)", ("jobs", "delete"), "end"),
     (
         "GET",
         r"/apis/v1alpha1/runs/(?P<run>[^/]+)/nodes/(?P<pod>[^/]+)/log",
@@ -79,7 +80,7 @@ class Server:
         sent: Bodies of orders as they came.
         calls: Rights that were asked for.
         allowed: Rights that are given; everything if None.
-        lose: Ends of connections to come for POSTs of runs, `before` or `after`.
+        lose: Ends of connections to come for POSTs of runs and DELETEs, `before` or `after`.
         down: Answers that are 503 instead, of any kind.
         tokens: What callers showed.
         meanwhile: Called once when runs have been listed, before the answer is sent.
@@ -169,6 +170,18 @@ class Server:
         self.jobs.append(made)
         return made
 
+    def do_end(self, _query: dict[str, str], _body: Value, *, job: str) -> Value:
+        how = self.lose.pop(0) if self.lose else ""
+        if how == "before":
+            raise LostError
+        left = [one for one in self.jobs if one["recurring_run_id"] != job]
+        if len(left) == len(self.jobs):
+            raise RefusedError(404, f"Recurring run {job} not found")
+        self.jobs = left
+        if how == "after":
+            raise LostError
+        return {}
+
     def found(self, run: str) -> Value:
         if run not in self.runs:
             raise RefusedError(404, f"Run {run} not found")
@@ -213,6 +226,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self._answer("POST")
+
+    def do_DELETE(self) -> None:
+        self._answer("DELETE")
 
     def _answer(self, method: str) -> None:
         at = urlparse(self.path)

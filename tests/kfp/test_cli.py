@@ -93,8 +93,13 @@ def test_logs_and_cancel(server: Server) -> None:
 
 def test_schedule_once(server: Server) -> None:
     words = ("schedule", "monitor", "--job-name", "m", "--arg", "domain=linkedin")
-    assert _run(*words).stdout == _run(*words).stdout
+    assert (first := _run(*words).stdout) == _run(*words).stdout
     assert len(server.jobs) == 1
+    assert _run("unschedule", "m").stdout == first
+    assert server.jobs == []
+    nothing = _run("unschedule", "m")
+    assert isinstance(nothing.exception, PipelineError)
+    assert "no recurring run 'm'" in str(nothing.exception)
 
 
 @pytest.mark.parametrize(

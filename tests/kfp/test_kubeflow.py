@@ -249,6 +249,21 @@ def test_the_monitor_is_scheduled_once(server: Server, client: Kubeflow) -> None
         client.schedule(order, "0 6 * * *")
 
 
+@pytest.mark.parametrize("lose", [[], ["before"], ["after"], ["before", "after"]])
+def test_a_schedule_is_ended_whatever_connection_is_lost(
+    server: Server, client: Kubeflow, lose: list[str]
+) -> None:
+    orders = [Order(pipeline="monitor", arguments={"domain": "linkedin"}, run_name=n) for n in "ab"]
+    first, second = (client.schedule(order, "0 0 6 * * *") for order in orders)
+    server.lose = lose
+    assert client.unschedule("a", "brewhouse") == first
+    assert [job["recurring_run_id"] for job in server.jobs] == [second]
+    assert client.unschedule("a", "brewhouse") == ""
+    assert client.unschedule("b", "elsewhere") == ""
+    assert [e["display_name"] for e in server.experiments] == ["brewhouse"]
+    assert client.schedule(orders[0], "0 0 7 * * *") != first
+
+
 def test_a_pod_shows_its_token_and_a_person_theirs(
     server: Server, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

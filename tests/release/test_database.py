@@ -58,3 +58,13 @@ def test_a_database_of_an_earlier_release_goes_on_from_its_revision(tmp_path: Pa
     assert {"trigger_ends", "monitor_runs"} <= tables(again)
     with again.reading() as connection:
         assert connection.execute(text("SELECT actor FROM refusals")).scalar() == "a"
+
+
+def test_an_earlier_release_reads_what_a_later_one_made(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'b.db'}"
+    with Database(uri).writing() as connection:
+        connection.execute(text("CREATE TABLE of_tomorrow (id INTEGER)"))
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    again = Database(uri)
+    assert revisions(again, VERSION_TABLE) == ["9999"]
+    assert {"ledger", "of_tomorrow"} <= tables(again)

@@ -201,6 +201,24 @@ def schedule(
     emit({"recurring_run_id": found}, as_json, lambda: typer.echo(found))
 
 
+@app.command("unschedule")
+def unschedule(
+    job_name: Annotated[str, typer.Argument(help="Name of the recurring run")],
+    host: Host,
+    experiment: Experiment = "brewhouse",
+    namespace: Namespace = "",
+    as_json: Json = False,
+) -> None:
+    """End a recurring run; runs that it started go on."""
+    client = _client(host, namespace)
+    with redirect_stdout(sys.stderr):
+        ended = client.unschedule(job_name, experiment)
+    if not ended:
+        msg = f"experiment {experiment} has no recurring run '{job_name}' at {host}"
+        raise PipelineError(msg)
+    emit({"recurring_run_id": ended}, as_json, lambda: typer.echo(ended))
+
+
 def _client(host: str, namespace: str, service_account: str = "", root: str = "") -> Kubeflow:
     from brewhouse.platform.kubeflow import Kubeflow, Place
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from brewhouse.errors import RegistryError
 
 if TYPE_CHECKING:
-    from alembic.config import Config
+    from alembic.script import ScriptDirectory
     from sqlalchemy import Connection, Engine
 
 _LOCK = 0x62726577
@@ -95,31 +95,43 @@ def _connect(uri: str) -> Engine:
 
 
 def _migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision; several that start at once wait for one another."""
+    """Bring the schema to the newest revision; several that start at once wait for one another.
+
+    A revision of a later release is left as it is: tables are only ever added, so that this release
+    reads them after a way back.
+    """
     from alembic import command
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config)
     with _alone(engine), engine.connect() as connection:
-        _carry_over(connection, config)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        _carry_over(connection, scripts)
+        if _revision(connection) in {None, *(one.revision for one in scripts.walk_revisions())}:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
         connection.commit()
 
 
-def _carry_over(connection: Connection, config: Config) -> None:
+def _revision(connection: Connection, table: str = VERSION_TABLE) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
+    context = MigrationContext.configure(connection, opts={"version_table": table})
+    return context.get_current_revision()
+
+
+def _carry_over(connection: Connection, scripts: ScriptDirectory) -> None:
     """Note a revision that was written under Alembic's default name; that one stays as it is."""
     from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
     from sqlalchemy import inspect
 
     names = set(inspect(connection).get_table_names())
     if VERSION_TABLE in names or not {"alembic_version", "ledger"} <= names:
         return
-    before = MigrationContext.configure(connection).get_current_revision()
     own = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    own.stamp(ScriptDirectory.from_config(config), before or "base")
+    own.stamp(scripts, _revision(connection, "alembic_version") or "base")
     connection.commit()
 
 

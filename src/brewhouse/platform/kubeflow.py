@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from brewhouse.errors import ConfigError, PipelineError
+from brewhouse.platform.kubeflow_client import sdk_client
 from brewhouse.platform.kubeflow_orders import Order, checked, packaged
 from brewhouse.platform.kubeflow_runs import Run, run_of
 
@@ -25,8 +25,6 @@ ACCOUNTS = {
     "monitor": "brewhouse-monitor",
 }
 """Service account of each pipeline's runs, as in manifests/base."""
-TOKEN = "/var/run/secrets/kubeflow/pipelines/token"
-"""Where a pod finds its token for Kubeflow Pipelines; renewed there by the kubelet."""
 _BUSY = (0, 408, 429, 500, 502, 503, 504)
 """Answers that may be others a moment later; 0 is none at all."""
 _T = TypeVar("_T")
@@ -219,6 +217,39 @@ class Kubeflow:
 
             return self._again(attempt, f"schedule {order.run_name}")
 
+    def unschedule(self, name: str, experiment: str) -> str:
+        """End a recurring run and return its id; empty if there is none, whoever ended it.
+
+        Runs that it started go on.
+
+        Raises:
+            PipelineError: The server refuses, or does not answer.
+        """
+        from kfp_server_api import ApiException
+
+        ended = ""
+
+        def attempt() -> str:
+            nonlocal ended
+            client = self._connect()
+            try:
+                inside = client.get_experiment(
+                    experiment_name=experiment, namespace=self.place.namespace or None
+                )
+            except ValueError:
+                return ""  # There is no such experiment.
+            # After a lost answer, whoever asks again (urllib3 does by itself) finds nothing there.
+            if there := self._recurring(name, str(inside.experiment_id)):
+                ended = there
+                try:
+                    client.delete_recurring_run(there)
+                except ApiException as error:
+                    if error.status != 404:
+                        raise
+            return ended
+
+        return self._again(attempt, f"unschedule {name}")
+
     def _account(self, pipeline: str) -> str:
         return self.place.service_account or ACCOUNTS[pipeline]
 
@@ -227,7 +258,7 @@ class Kubeflow:
             if not self.place.host.startswith(("http://", "https://")):
                 msg = f"'{self.place.host}' is no address of an API server; write https://HOST"
                 raise ConfigError(msg)
-            self._client = _client(self.place)
+            self._client = sdk_client(self.place.host, self.place.namespace)
         return self._client
 
     def _experiment(self, name: str) -> str:
@@ -317,30 +348,6 @@ class Kubeflow:
         else:
             remedy = "see the server's own message"
         return PipelineError(f"cannot {what} at {self.place.host}: {_why(error)}; {remedy}")
-
-
-def _client(place: Place) -> Any:
-    """The SDK's client; it knows whether the server is multi-user from us, and asks nothing."""
-    import warnings
-
-    from kfp.client import Client, ServiceAccountTokenVolumeCredentials
-    from kfp_server_api import V2beta1GetHealthzResponse
-
-    class Quick(Client):  # type: ignore[misc]
-        def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
-            return V2beta1GetHealthzResponse(multi_user=False)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        # Named, for with a host the SDK looks for no token by itself.
-        token = os.environ.get("BREWHOUSE_KFP_TOKEN", "")
-        mounted = Path(os.environ.get("KF_PIPELINES_SA_TOKEN_PATH", TOKEN)).is_file()
-        return Quick(
-            host=place.host,
-            namespace=place.namespace,
-            existing_token=token or None,
-            credentials=ServiceAccountTokenVolumeCredentials() if mounted and not token else None,
-        )
 
 
 def _equals(key: str, value: str) -> str:
