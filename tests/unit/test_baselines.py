@@ -22,14 +22,20 @@ from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import ConfigError
 from brewhouse.prompts.canary import plant
 from brewhouse.prompts.verbalizer import Verbalizer
-from brewhouse.stages.baselines import ALL, Rows, _first_versions, choose, score, work_of
+from brewhouse.stages.baseline_rows import Rows, _first_versions
+from brewhouse.stages.baselines import ALL, choose, score, work_of
 from brewhouse.stages.baselines import run as run_baselines
 from brewhouse.tasks.suite import load_suite
 from tests.conftest import log_table
 
 
 def builder_for(
-    log: Log, tiny: Snapshot, linkedin: DomainFolder, rows: np.ndarray
+    log: Log,
+    tiny: Snapshot,
+    linkedin: DomainFolder,
+    rows: np.ndarray,
+    *,
+    own_rows: int | None = None,
 ) -> FeatureBuilder:
     spec = linkedin.domain
     timelines = build_timelines(log, history_surfaces=list(spec.surfaces), targets=rows)
@@ -41,7 +47,14 @@ def builder_for(
     items = known.take(pa.compute.fill_null(at, 0))
     texts = [Verbalizer(spec).question(row) for row in items.to_pylist()]
     return FeatureBuilder(
-        spec, timelines, items, texts, ["a"] * len(rows), train_end=int(log.shown_at.max()), seed=0
+        spec,
+        timelines,
+        items,
+        texts,
+        ["a"] * len(rows),
+        train_end=int(log.shown_at.max()),
+        seed=0,
+        own_rows=own_rows,
     )
 
 
@@ -89,6 +102,7 @@ def _counting(log: Log) -> FeatureBuilder:
         timelines=timelines,
         limit_Q=2 * timelines.moment_Q,
         rows_E=rows,
+        own=np.ones(len(log), bool),
         rank_E=ranks[rows],
         _counters={},
     )
@@ -268,14 +282,27 @@ def test_scores_of_all_kinds_come_in_one_table(tiny: Snapshot, linkedin: DomainF
     everything = np.arange(len(log))
     builder = builder_for(log, tiny, linkedin, everything)
     order = np.argsort(builder.timelines.request_at_Q, kind="stable")
-    rows = Rows(timelines=builder.timelines, train=order[:-1500], test=order[-1500:])
+    rows = Rows(
+        timelines=builder.timelines,
+        train=order[:-1500],
+        test=order[-1500:-100],
+        cold=order[-100:],
+        row_Q=log.interaction_id,
+        member_ids=log.member_ids,
+        own_rows=len(log),
+    )
     tasks = [t for t in load_suite(linkedin).tasks if t.name in ("feed_click", "jobs_view")]
     names = ("popularity", "member_mean", "item_mean", "lightgbm", "dcn_v2_text")
     table, record = score(work_of(builder, tasks, rows, 0), names)
-    assert table.column_names == ["task", "scorer", "row", "log_odds"]
+    assert table.column_names == ["task", "scorer", "row", "log_odds", "cold"]
+    again = set(log.interaction_id[rows.cold].tolist())
+    told = zip(table["row"].to_pylist(), table["cold"].to_pylist(), strict=True)
+    assert all(cold == (row in again) for row, cold in told)
     for task in tasks:
         asked = {
-            log.interaction_id[q] for q in rows.test if log.surfaces[log.surface[q]] == task.surface
+            log.interaction_id[q]
+            for q in rows.asked
+            if log.surfaces[log.surface[q]] == task.surface
         }
         for name in names:
             part = table.filter(

@@ -103,6 +103,7 @@ class FeatureBuilder:
         *,
         train_end: int,
         seed: int,
+        own_rows: int | None = None,
     ) -> None:
         """Prepare.
 
@@ -114,6 +115,8 @@ class FeatureBuilder:
             profiles: Profile text of each target's member at its moment.
             train_end: Microseconds; text models see nothing newer.
             seed: Seed of the SVD.
+            own_rows: Rows of the log from this one on repeat others for a twin of their member:
+                they count for the twin and for no item. By default all rows are the log's own.
         """
         self.domain, self.timelines, self.log = domain, timelines, timelines.log
         self.created = items.column("created_at").cast(pa.int64()).to_numpy()
@@ -121,6 +124,7 @@ class FeatureBuilder:
         self.text = TextIndex.fit(texts, self.created < train_end, seed=seed)
         self.limit_Q = 2 * timelines.moment_Q
         log = self.log
+        self.own = np.arange(len(log)) < (len(log) if own_rows is None else own_rows)
         rows = np.flatnonzero(log.logged)
         rank = known_ranks(log)
         self.rows_E = rows[np.argsort(rank[rows], kind="stable")]
@@ -188,7 +192,8 @@ class FeatureBuilder:
         key = log.item if name == "item" else log.member
         if on_surface:
             key = key * len(log.surfaces) + log.surface
-        return self.counter(what, key, key[q])
+        counted = np.where(self.own, key, -2) if name == "item" else key
+        return self.counter(what, counted, key[q])
 
     @cached_property
     def engaged(self) -> np.ndarray:
@@ -234,6 +239,7 @@ class FeatureBuilder:
         log, q = self.log, self.timelines.targets_Q
         total = int(max(v.max(initial=0) for v in values)) + 1
         base = log.member * total if by_member else np.zeros(len(log), np.int64)
+        counted = np.ones(len(log), bool) if by_member else self.own
         who = "member" if by_member else "all"
         out = []
         for k, value in enumerate(values):
@@ -243,7 +249,7 @@ class FeatureBuilder:
                 [
                     self.counter(
                         f"{column}.{who}.{k}.{j}",
-                        np.where(other[log.item] >= 0, base + other[log.item], -2),
+                        np.where(counted & (other[log.item] >= 0), base + other[log.item], -2),
                         key_Q,
                     )
                     for j, other in enumerate(values)

@@ -6,13 +6,13 @@ Suffixes: R resamples, M members, N rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from brewhouse.evaluation.resampling import Ranking, interval, resample
-from brewhouse.evaluation.results import Estimate, ProbeResult
+from brewhouse.evaluation.results import Estimate, PeerResult, ProbeResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class ProbeRows:
         member: Member codes, common to all tasks.
         ordinary: Log-odds from the ordinary prompt.
         changed: Log-odds by probe.
+        peers: Log-odds of baselines by probe and name, where they were asked with as little known.
     """
 
     task: str
@@ -32,6 +33,7 @@ class ProbeRows:
     member: np.ndarray
     ordinary: np.ndarray
     changed: Mapping[str, np.ndarray]
+    peers: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
 def judge_probes(
@@ -62,8 +64,12 @@ def judge_probes(
     found = []
     for name in usable[0].changed:
         changed = aucs([t.changed[name] for t in usable])
-        difference = np.nanmean(base - changed, axis=0)
-        low, high = interval(difference[1:])
+        # Only a baseline that was asked every task compares.
+        peers = [
+            n
+            for n in usable[0].peers.get(name, {})
+            if all(n in t.peers.get(name, {}) for t in usable)
+        ]
         found.append(
             ProbeResult(
                 name=name,
@@ -72,14 +78,26 @@ def judge_probes(
                 rows=sum(len(t.y) for t in usable),
                 auc=float(np.nanmean(changed[:, 0])),
                 ordinary_auc=float(np.nanmean(base[:, 0])),
-                cost=Estimate(value=float(difference[0]), low=float(low), high=float(high)),
+                cost=_gain(base, changed),
                 by_task={t.task: float(v) for t, v in zip(usable, changed[:, 0], strict=True)},
                 ordinary_by_task={
                     t.task: float(v) for t, v in zip(usable, base[:, 0], strict=True)
                 },
+                peers={n: _peer(changed, aucs([t.peers[name][n] for t in usable])) for n in peers},
             )
         )
     return found
+
+
+def _peer(ours: np.ndarray, theirs: np.ndarray) -> PeerResult:
+    return PeerResult(auc=float(np.nanmean(theirs[:, 0])), lead=_gain(ours, theirs))
+
+
+def _gain(one: np.ndarray, other: np.ndarray) -> Estimate:
+    """Difference of mean AUCs over tasks; both are by task and resample, the whole first."""
+    difference = np.nanmean(one - other, axis=0)
+    low, high = interval(difference[1:])
+    return Estimate(value=float(difference[0]), low=float(low), high=float(high))
 
 
 def share_rising(probes: Sequence[ProbeResult], order: Sequence[str]) -> tuple[float, int] | None:

@@ -118,6 +118,13 @@ class Check(_Model):
     detail: str
 
 
+class PeerResult(_Model):
+    """Another model that was asked the rows of a probe with as little known."""
+
+    auc: float = Field(description="Mean over the probe's tasks")
+    lead: Estimate = Field(description="The ranker's mean AUC from the changed prompts less this")
+
+
 class ProbeResult(_Model):
     """The same rows scored from prompts that were changed on purpose."""
 
@@ -130,6 +137,9 @@ class ProbeResult(_Model):
     cost: Estimate = Field(description="Ordinary minus changed")
     by_task: dict[str, float]
     ordinary_by_task: dict[str, float]
+    peers: dict[str, PeerResult] = Field(
+        default={}, description="Baselines by name, where they were asked with as little known"
+    )
 
 
 class Results(_Model):

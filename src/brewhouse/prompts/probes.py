@@ -18,9 +18,12 @@ from brewhouse.prompts.stream import Evidence
 
 Distortion = Callable[[Evidence], Evidence]
 NONE = "none"
-CUTS = (0, 5, 20)
+COLD = 4
+"""Events that a member knows at most where cold start is asked for: baselines are asked it too."""
+CUTS = (0, COLD, 20)
 GROWING = tuple(f"newest_{events}" for events in CUTS)
 """Probes that tell no history, then a longer one each."""
+NEWEST_COLD = f"newest_{COLD}"
 
 
 def distortions(domain: Domain) -> dict[str, Distortion]:

@@ -12,6 +12,7 @@ from brewhouse.evaluation.results import Results, SliceResult, TaskResult
 from brewhouse.evaluation.slices import HISTORY_NAMES
 from brewhouse.files import write_text
 from brewhouse.gates.verdict import Verdict
+from brewhouse.prompts.probes import COLD, NEWEST_COLD
 from brewhouse.reporting import plots
 
 ORDER = tuple(plots.STYLE)
@@ -50,6 +51,7 @@ def write_report(
         history=told,
         history_names=HISTORY_NAMES,
         what=PROBES,
+        labels={name: label for name, (_, _, label) in plots.STYLE.items()},
         sentences=sentences(results),
         changes=changes(results, champion) if champion else [],
         probe_sentences=probe_sentences(results),
@@ -193,7 +195,7 @@ def sentences(results: Results) -> list[str]:
 
 PROBES = {
     "newest_0": "no history, profile only",
-    "newest_5": "the 5 newest events only",
+    NEWEST_COLD: f"the {COLD} newest events only",
     "newest_20": "the 20 newest events only",
     "shuffled_order": "events dealt out anew over the times",
     "shuffled_labels": "actions dealt out anew over the events of each surface",
@@ -212,6 +214,14 @@ def probe_sentences(results: Results) -> list[str]:
                 f"{verb} the labels of the history costs {by_name[name].cost.value:.3f} AUC: "
                 f"{by_name[name].ordinary_auc:.3f} becomes {by_name[name].auc:.3f}."
             )
+    for cold in (p for p in results.probes if results.production in p.peers):
+        peer = cold.peers[results.production]
+        out.append(
+            f"When no more than {cold.name.removeprefix('newest_')} interactions of a member are "
+            f"known, the ranker's mean AUC is {cold.auc:.3f} and that of "
+            f"{plots.STYLE[results.production][2]}, asked with as little, {peer.auc:.3f}: "
+            f"{peer.lead.value:+.3f} ({peer.lead.low:+.3f} to {peer.lead.high:+.3f})."
+        )
     styles = [p for p in results.probes if p.kind == "style" and p.cost.value is not None]
     if styles:
         worst = max(styles, key=lambda p: p.cost.value or 0.0)

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -26,10 +25,8 @@ from brewhouse.baselines.models import (
     popularity,
     search_lightgbm,
 )
-from brewhouse.data.rules import excluded_members
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.data.splits import to_micros
-from brewhouse.data.timelines import Log, Timelines, build_timelines, log_from_table
+from brewhouse.data.timelines import Log
 from brewhouse.domains.loader import load_domain
 from brewhouse.domains.spec import Baseline, Domain
 from brewhouse.errors import ConfigError
@@ -37,8 +34,8 @@ from brewhouse.evaluation.metrics import auc
 from brewhouse.files import atomic_dir, write_json
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.prompts.shards_manifest import ShardsManifest
-from brewhouse.prompts.verbalizer import Verbalizer
-from brewhouse.stages.common import ROWS, SCORES, make_split, note_lineage, publish, tell
+from brewhouse.stages.baseline_rows import Rows, features_of, rows_of
+from brewhouse.stages.common import COLD_SCORES, SCORES, note_lineage, publish, tell
 from brewhouse.stages.variant import Variant
 from brewhouse.tasks.spec import Task
 from brewhouse.tasks.suite import load_suite
@@ -57,15 +54,6 @@ _SEARCH_TASKS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Training and test targets of all tasks, as target numbers of one set of timelines."""
-
-    timelines: Timelines
-    train: np.ndarray
-    test: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
 class Work:
     """What all baselines share: features, tasks and each task's rows, in the suite's order."""
 
@@ -80,7 +68,7 @@ class Work:
         """Sorted target numbers that neural baselines see: the newest training rows, all tests."""
         order = np.argsort(self.rows.timelines.request_at_Q[self.rows.train], kind="stable")
         newest = self.rows.train[order[-MAX_NEURAL_ROWS:]]
-        return np.union1d(newest, self.rows.test)
+        return np.union1d(newest, self.rows.asked)
 
     @cached_property
     def kept_train(self) -> np.ndarray:
@@ -135,17 +123,23 @@ def run(
     with tempfile.TemporaryDirectory(prefix="brewhouse-feast-") as scratch:
         store = FeastStore(features, domain=spec, domain_path=domain, state=Path(scratch))
         store.apply()
-        rows = _rows(spec, store, cut, manifest, shards, Variant(frozen=frozen))
-        builder = _features(spec, store, cut, manifest, rows, seed)
+        rows = rows_of(spec, store, cut, manifest, shards, Variant(frozen=frozen))
+        builder = features_of(spec, store, cut, manifest, rows, seed)
     names = choose(spec, len(rows.train), scorers)
     tell(
         f"baselines {', '.join(names)}: {len(rows.train):,} training rows, {len(rows.test):,} test "
-        f"rows, {builder.shared().values_QF.shape[1]} shared features"
+        f"rows and {len(rows.cold):,} of them again with little known, "
+        f"{builder.shared().values_QF.shape[1]} shared features"
     )
     table, record = score(work_of(builder, suite.tasks, rows, seed), names)
     record = {"schema_version": SCHEMA_VERSION, "production": spec.production} | record
     with atomic_dir(baselines_out) as out:
-        pq.write_table(table, out / SCORES, compression="zstd")
+        for file, kept in (
+            (SCORES, pc.invert(table.column("cold"))),
+            (COLD_SCORES, table.column("cold")),
+        ):
+            part = table.filter(kept).drop_columns("cold")
+            pq.write_table(part, out / file, compression="zstd")
         write_json(out / RECORD, record)
     publish({RECORD: baselines_out / RECORD}, publish_to)
     note_lineage(
@@ -178,8 +172,9 @@ def score(work: Work, names: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
     """Train the named baselines and score every task's test rows.
 
     Returns:
-        Columns task, scorer, row, log_odds; and `models` (what holds for all tasks: search, budget,
-        seconds) with `tasks` (what each model says of itself, by task).
+        Columns task, scorer, row, log_odds, cold (whether a twin was asked); and `models` (what
+        holds for all tasks: search, budget, seconds) with `tasks` (what each model says of itself,
+        by task).
     """
     parts = [_SCHEMA.empty_table()]
     models: dict[str, Any] = {}
@@ -192,79 +187,14 @@ def score(work: Work, names: Sequence[str]) -> tuple[pa.Table, dict[str, Any]]:
             if scores is None:
                 tasks[task.name][name] = {"skipped": "no test rows, or training rows of one class"}
                 continue
-            y = data.labels_Q[data.test]
-            tasks[task.name][name] = scores.record | {
-                "test_auc": auc(y, scores.log_odds) if len(np.unique(y)) == 2 else None
-            }
             parts.append(_table(task.name, name, work, data, scores.log_odds))
+            own = ~parts[-1].column("cold").to_numpy()
+            y = data.labels_Q[data.test[own]]
+            tasks[task.name][name] = scores.record | {
+                "test_auc": auc(y, scores.log_odds[own]) if len(np.unique(y)) == 2 else None
+            }
         tell(f"baseline {name} in {models[name]['seconds']:.0f} s")
     return pa.concat_tables(parts), {"models": models, "tasks": tasks}
-
-
-def _rows(
-    spec: Domain,
-    store: FeastStore,
-    cut: Snapshot,
-    manifest: ShardsManifest,
-    shards: Path,
-    variant: Variant,
-) -> Rows:
-    months = cut.months()
-    start = datetime.strptime(months[0], "%Y-%m").replace(tzinfo=UTC)
-    table = store.interactions(start, datetime(2200, 1, 1, tzinfo=UTC))
-    # The same members as the ranker's: those outside the allowed regions are in no model.
-    if spec.regions:
-        members = cut.read("members", columns=["member_id", spec.regions.column])
-        out = excluded_members(members, spec.regions.column, spec.regions.allowed)
-        outside = pc.is_in(table.column("member_id"), value_set=pa.array(sorted(out), pa.string()))
-        table = table.filter(pc.invert(outside))
-    log = log_from_table(table)
-    split = make_split(spec, str(manifest.split["train_end"]))
-    log = variant.evidence(log, split)
-    first, end = split.train.micros
-    tested = pq.read_table(shards / ROWS, columns=["row"]).column("row")
-    is_test = pc.is_in(
-        pa.array(log.interaction_id.tolist(), pa.string()), value_set=tested.combine_chunks()
-    ).to_numpy(zero_copy_only=False)
-    asked = np.isin(np.array(log.surfaces), [q.surface for q in manifest.book.questions])
-    is_train = (log.shown_at >= first) & (log.known_at < end) & asked[log.surface]
-    targets = np.flatnonzero(is_train | is_test)
-    timelines = build_timelines(
-        log,
-        history_surfaces=[n for n, s in spec.surfaces.items() if s.history],
-        targets=targets,
-        lag_micros=int(spec.history.lag.total_seconds() * 1e6),
-    )
-    return Rows(
-        timelines=timelines,
-        train=np.flatnonzero(is_train[targets]),
-        test=np.flatnonzero(is_test[targets]),
-    )
-
-
-def _features(
-    spec: Domain, store: FeastStore, cut: Snapshot, manifest: ShardsManifest, rows: Rows, seed: int
-) -> FeatureBuilder:
-    t, verbalizer = rows.timelines, Verbalizer(spec, numbers=manifest.numbers)
-    members = t.log.member_ids[t.log.member[t.targets_Q]]
-    profiles = store.profiles_at(members.tolist(), t.moment_Q)
-    told = [
-        verbalizer.profile({str(k): v for k, v in r.items()}) for r in profiles.to_dict("records")
-    ]
-    items = _first_versions(cut.read("items"), t.log)
-    texts = [verbalizer.question(r) for r in items.to_pylist()]
-    end = to_micros(datetime.fromisoformat(str(manifest.split["train_end"])))
-    return FeatureBuilder(spec, t, items, texts, told, train_end=end, seed=seed)
-
-
-def _first_versions(items: pa.Table, log: Log) -> pa.Table:
-    """First version of each item of the log, in the order of its codes."""
-    items = items.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
-    at = pc.index_in(
-        pa.array(log.item_ids.tolist(), pa.string()),
-        value_set=items.column("item_id").combine_chunks(),
-    )
-    return items.take(at)
 
 
 def work_of(builder: FeatureBuilder, tasks: Sequence[Task], rows: Rows, seed: int) -> Work:
@@ -286,7 +216,7 @@ def _task_data(task: Task, builder: FeatureBuilder, rows: Rows, seed: int) -> Ta
         labels_Q=yes[targets].astype(np.float64),
         when_Q=rows.timelines.request_at_Q,
         train=train,
-        test=rows.test[mine[targets[rows.test]]],
+        test=rows.asked[mine[targets[rows.asked]]],
     )
 
 
@@ -367,18 +297,20 @@ _SCHEMA = pa.schema(
         ("scorer", pa.string()),
         ("row", pa.string()),
         ("log_odds", pa.float32()),
+        ("cold", pa.bool_()),
     ]
 )
 
 
 def _table(task: str, scorer: str, work: Work, data: TaskData, log_odds: np.ndarray) -> pa.Table:
-    rows = work.builder.log.interaction_id[work.rows.timelines.targets_Q[data.test]]
+    rows = work.rows.row_Q[data.test]
     return pa.table(
         {
             "task": pa.array([task] * len(rows), pa.string()),
             "scorer": pa.array([scorer] * len(rows), pa.string()),
             "row": pa.array(rows.tolist(), pa.string()),
             "log_odds": pa.array(log_odds, pa.float32()),
+            "cold": pa.array(np.isin(data.test, work.rows.cold)),
         },
         schema=_SCHEMA,
     )

@@ -16,7 +16,7 @@ from brewhouse.files import digest_tree, read_json, sha256_json, write_json
 
 ORACLE = "oracle.parquet"
 ROWS = "rows.parquet"
-SCORES = "scores.parquet"
+SCORES, COLD_SCORES = "scores.parquet", "cold.parquet"
 SUMMARY = "summary.json"
 TOLD = "brewhouse: "
 """Marks progress lines, so that a runner can tell them from a library's chatter."""

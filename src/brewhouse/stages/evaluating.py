@@ -20,6 +20,7 @@ from brewhouse.reporting.report import write_report
 from brewhouse.scoring.scorer import Scorer, parity
 from brewhouse.stages import probing, referring
 from brewhouse.stages.common import (
+    COLD_SCORES,
     ROWS,
     SCORES,
     SUMMARY,
@@ -117,8 +118,16 @@ def run(
             scorer=scorer,
             tasks=suite.tasks,
         )
+    asked_cold = baselines is not None and (baselines / COLD_SCORES).is_file()
     probes = probing.run(
-        shards, scorer, suite, evidence.rows, manifest, resamples=min(resamples, 200), seed=seed
+        shards,
+        scorer,
+        suite,
+        evidence.rows,
+        manifest,
+        cold=pq.read_table(baselines / COLD_SCORES) if baselines and asked_cold else None,
+        resamples=min(resamples, 200),
+        seed=seed,
     )
     trained = read_json(model / "training.json")
     max_cv = trained.get("config", {}).get("router_max_cv", ROUTER_MAX_CV)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from brewhouse.evaluation.probes import ProbeRows, judge_probes, share_rising
 from brewhouse.evaluation.results import ProbeResult
-from brewhouse.prompts.probes import GROWING
+from brewhouse.prompts.probes import GROWING, NEWEST_COLD
 from brewhouse.prompts.shards import read_folder
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.scoring.scorer import Scorer
@@ -22,6 +22,8 @@ from brewhouse.tasks.suite import Suite
 
 Logits = dict[tuple[str, int], np.ndarray]
 """Answer logits by row and question."""
+Peers = dict[str, dict[str, dict[str, float]]]
+"""Log-odds by task, scorer and row."""
 FOLDERS: dict[Literal["history", "style"], str] = {"history": "probes", "style": "styles"}
 
 
@@ -48,6 +50,7 @@ def run(
     rows: pa.Table,
     manifest: ShardsManifest,
     *,
+    cold: pa.Table | None = None,
     resamples: int,
     seed: int,
 ) -> list[ProbeResult]:
@@ -59,6 +62,7 @@ def run(
         suite: Tasks.
         rows: Test rows with their actions and members.
         manifest: Names the style that is served.
+        cold: What baselines say of the probe's rows when they know `COLD` events at most.
         resamples: Bootstrap resamples of members.
         seed: Seed of the bootstrap.
     """
@@ -66,6 +70,7 @@ def run(
     ordinary = score(scorer, shards / FOLDERS["style"] / manifest.style)
     if not ordinary:
         return []
+    peers = _by_task(cold)
     found: list[ProbeResult] = []
     for kind, folder in FOLDERS.items():
         changed = {
@@ -77,7 +82,8 @@ def run(
         tasks = [
             probed
             for task in suite.tasks
-            if task.tier == "T1" and (probed := _task(task, scorer, labels, ordinary, changed))
+            if task.tier == "T1"
+            and (probed := _task(task, scorer, labels, ordinary, changed, peers))
         ]
         if changed:
             found += judge_probes(tasks, kind=kind, resamples=resamples, seed=seed)
@@ -98,7 +104,12 @@ def notes(probes: Sequence[ProbeResult]) -> list[str]:
 
 
 def _task(
-    task: Task, scorer: Scorer, labels: _Labels, ordinary: Logits, changed: dict[str, Logits]
+    task: Task,
+    scorer: Scorer,
+    labels: _Labels,
+    ordinary: Logits,
+    changed: dict[str, Logits],
+    peers: Peers,
 ) -> ProbeRows | None:
     question = scorer.book.readings[task.name].question
     asked = [key for key in ordinary if key[1] == question]
@@ -115,7 +126,26 @@ def _task(
         member=np.array([labels.member[row] for row, _ in asked]),
         ordinary=log_odds(ordinary),
         changed={name: log_odds(logits) for name, logits in changed.items()},
+        peers={NEWEST_COLD: _aligned(peers.get(task.name, {}), [row for row, _ in asked])},
     )
+
+
+def _by_task(table: pa.Table | None) -> Peers:
+    found: Peers = {}
+    if table is not None:
+        columns = (table.column(c).to_pylist() for c in ("task", "scorer", "row", "log_odds"))
+        for task, scorer, row, log_odds in zip(*columns, strict=True):
+            found.setdefault(task, {}).setdefault(scorer, {})[row] = log_odds
+    return found
+
+
+def _aligned(peers: dict[str, dict[str, float]], rows: list[str]) -> dict[str, np.ndarray]:
+    """Log-odds of those that scored all rows, in their order."""
+    return {
+        name: np.array([scores[row] for row in rows], np.float32)
+        for name, scores in peers.items()
+        if all(row in scores for row in rows)
+    }
 
 
 def score(scorer: Scorer, folder: Path) -> Logits:
