@@ -315,6 +315,7 @@ def test_the_step_refuses_before_anything_is_computed(cluster: Cluster, tmp_path
 def test_services_that_answer_and_that_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(services, "PAUSE_S", 0.0)
     monkeypatch.setenv("BREWHOUSE_FEAST_REDIS", "127.0.0.1:1")
     monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", "postgresql+psycopg://u:secret@127.0.0.1:1/x")
     blocked = tmp_path / "file"
@@ -344,6 +345,20 @@ def test_services_that_answer_and_that_do_not(
     assert "secret" not in " ".join(f"{c.value} {c.remedy}" for c in found.values())
     assert "ledger key" in found["signing key"].remedy
     assert away["pipelines"].value.endswith("answers 404")
+
+
+def test_a_service_that_restarts_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(services.time, "sleep", waited.append)
+    with pipelines.serve() as (held, address):
+        given = {"tracking_uri": "", "database_uri": "", "signing_key": "", "store": ""}
+        held.down = 2
+        (check,) = services.examine(kfp_host=address, **given)
+        assert (check.state, len(waited)) == (State.OK, 2)
+        held.down = 9
+        (check,) = services.examine(kfp_host=address, **given)
+        assert (check.state, check.value[-3:]) == (State.MISSING, "503")
+        assert held.down == 6
 
 
 def test_from_the_command_line(cluster: Cluster, tmp_path: Path) -> None:

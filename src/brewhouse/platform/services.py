@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-from brewhouse.platform.checks import Check, guarded, missing, ok
+from brewhouse.platform.checks import Check, State, guarded, missing, ok
 
 PATIENCE_S = 5.0
+TRIES, PAUSE_S = 3, 2.0
+"""A service that is restarting is asked again before a run is refused."""
 _REACH = "check the address, the network policy and whether the service is up"
 
 
@@ -36,29 +39,38 @@ def examine(
         trusted_keys: Folder of public keys; beside the private one if empty.
     """
     if kfp_host:
-        yield from guarded("pipelines", _REACH, lambda: _http("pipelines", kfp_host, "healthz"))
+        yield from _asked("pipelines", _REACH, lambda: _http("pipelines", kfp_host, "healthz"))
     if tracking_uri.startswith(("http://", "https://")):
-        yield from guarded("mlflow", _REACH, lambda: _http("mlflow", tracking_uri, "health"))
+        yield from _asked("mlflow", _REACH, lambda: _http("mlflow", tracking_uri, "health"))
     elif tracking_uri:
-        yield from guarded("mlflow", _REACH, lambda: _database("mlflow", tracking_uri))
+        yield from _asked("mlflow", _REACH, lambda: _database("mlflow", tracking_uri))
     if database_uri:
-        yield from guarded("decisions", _REACH, lambda: _database("decisions", database_uri))
+        yield from _asked("decisions", _REACH, lambda: _database("decisions", database_uri))
     if signing_key:
         key = Path(signing_key)
         trusted = Path(trusted_keys) if trusted_keys else key.parent
         yield from guarded("signing key", _KEY, lambda: _key(key, trusted))
     if registry := os.environ.get("BREWHOUSE_FEAST_REGISTRY", ""):
-        yield from guarded("feast registry", _REACH, lambda: _database("feast registry", registry))
+        yield from _asked("feast registry", _REACH, lambda: _database("feast registry", registry))
     if online := os.environ.get("BREWHOUSE_FEAST_REDIS", ""):
-        yield from guarded(
-            "feast online store", _REACH, lambda: _port("feast online store", online)
-        )
+        yield from _asked("feast online store", _REACH, lambda: _port("feast online store", online))
     if store:
         remedy = (
             "grant the account's identity write, read and delete on it; for s3:// and gs:// "
             "install brewhouse[s3] or [gcs]"
         )
-        yield from guarded("object store", remedy, lambda: _store(store))
+        yield from _asked("object store", remedy, lambda: _store(store))
+
+
+def _asked(name: str, remedy: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Checks of a service, made again while something is missing."""
+    for tries in range(TRIES):
+        found = list(guarded(name, remedy, look))
+        if all(check.state is not State.MISSING for check in found):
+            break
+        if tries + 1 < TRIES:
+            time.sleep(PAUSE_S)
+    yield from found
 
 
 _KEY = (
@@ -126,7 +138,8 @@ def _store(uri: str) -> Iterator[Check]:
 
     files, root = fsspec.core.url_to_fs(uri)
     place, wanted = f"{root.rstrip('/')}/.brewhouse-preflight-{uuid4().hex}", b"preflight"
-    files.makedirs(root, exist_ok=True)
+    if "file" in files.protocol:
+        files.makedirs(root, exist_ok=True)  # A bucket that is not there is a finding.
     with files.open(place, "wb") as handle:
         handle.write(wanted)
     try:
