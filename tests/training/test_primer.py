@@ -158,6 +158,10 @@ def test_growth_is_measured_from_what_can_be_known(
             {"loss": "answers", "primer": {}},
             "a primer brings its own questions; set loss to actions",
         ),
+        (
+            {"loss": "tokens", "shards": "cpt", "word_dropout": 0.1},
+            "word_dropout would blot out what loss tokens is to predict",
+        ),
     ],
 )
 def test_mistakes(stage: dict, message: str) -> None:

@@ -159,6 +159,31 @@ def test_history_dropout_asks_where_the_first_question_hangs(shards: Path, tmp_p
     assert 0.3 * several < cut(0.5) < 0.7 * several
 
 
+def test_word_dropout_blots_out_words_alone_and_anew_each_epoch(shards: Path) -> None:
+    whole = {t.member: t for t in read_trees(shards / "train" / "shard-0000.parquet")}
+    kept = {400, 401, *range(300, 320)}
+    stream = TreeStream(
+        shards / "train", batch_tokens=512, seed=1, word_dropout=0.3, kept=kept, blot=1
+    )()
+    seen: list[TokenTree] = []
+    while len(seen) < 2 * len(whole):
+        seen += next(stream)
+    epochs = [{t.member: t for t in part} for part in (seen[:600], seen[600:])]
+    gone = words = 0
+    for epoch in epochs:
+        assert epoch.keys() == whole.keys()
+        for member, tree in epoch.items():
+            told = whole[member].tokens_T
+            changed = tree.tokens_T != told
+            assert (tree.tokens_T[changed] == 1).all()
+            assert not np.isin(told[changed], list(kept)).any()
+            gone += int(changed.sum())
+            words += int((~np.isin(told, list(kept))).sum())
+    assert gone / words == pytest.approx(0.3, abs=0.02)
+    first, second = ([t.tokens_T.tolist() for _, t in sorted(e.items())] for e in epochs)
+    assert sum(a != b for a, b in zip(first, second, strict=True)) > 500
+
+
 def test_unfinished_checkpoints_are_ignored_and_removed(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         (tmp_path / f"step-{step:09d}").mkdir()

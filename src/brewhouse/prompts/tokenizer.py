@@ -40,6 +40,11 @@ class PromptTokenizer:
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.begin)
 
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Ids of tokens that are marks, not words: those added to the vocabulary."""
+        return tuple(sorted(self._marks.values()))
+
     def __len__(self) -> int:
         """Vocabulary size with added tokens."""
         return len(self.tokenizer)

@@ -67,6 +67,13 @@ class Stage(Strict):
         description="Share of trees whose questions are all asked where the first one hangs: with "
         "little or no history they must be answered from the profile, as newcomers' are",
     )
+    word_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of word tokens, never marks or answers, that are blotted out anew each "
+        "time: a small data set seen many times is then not learned by heart",
+    )
     tokens: int = Field(
         gt=0, description="Token budget over all ranks; a primer ends when all its keys are learned"
     )
@@ -83,6 +90,9 @@ class Stage(Strict):
             raise ValueError(msg)
         if self.primer is not None and self.loss != "actions":
             msg = f"stage {self.name}: a primer brings its own questions; set loss to actions"
+            raise ValueError(msg)
+        if self.word_dropout and self.loss == "tokens":
+            msg = f"stage {self.name}: word_dropout would blot out what loss tokens is to predict"
             raise ValueError(msg)
         return self
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict, deque
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,9 @@ class Trainer:
             self.config.data / stage.shards,
             max_trunk=stage.max_trunk,
             history_dropout=stage.history_dropout,
+            word_dropout=stage.word_dropout,
+            kept={*self.tokenizer.marks, *chain.from_iterable(self.manifest.answers)},
+            blot=self.tokenizer.pad,
             **options,
         )
 

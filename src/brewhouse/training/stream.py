@@ -6,7 +6,8 @@ So the data of a step does not hang on the number of ranks, and a position holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -67,6 +68,9 @@ class TreeStream:
         seed: int,
         max_trunk: int | None = None,
         history_dropout: float = 0.0,
+        word_dropout: float = 0.0,
+        kept: Collection[int] = (),
+        blot: int = 0,
     ) -> None:
         """Open a folder of shards.
 
@@ -76,6 +80,9 @@ class TreeStream:
             seed: Seed of the order.
             max_trunk: Trunks are cut after so many tokens.
             history_dropout: Share of trees told with the least history, anew each epoch.
+            word_dropout: Share of tokens blotted out, anew each epoch.
+            kept: Tokens that never are: marks and answers.
+            blot: What stands in their place.
 
         Raises:
             TrainingError: There are no shards, or they are empty.
@@ -91,7 +98,8 @@ class TreeStream:
             msg = f"no token shards in {folder}; run the verbalize step first"
             raise TrainingError(msg)
         self.batch_tokens, self.seed, self.max_trunk = batch_tokens, seed, max_trunk
-        self.history_dropout = history_dropout
+        self.history_dropout, self.word_dropout = history_dropout, word_dropout
+        self.kept, self.blot = np.array(sorted(kept), np.int32), blot
 
     def __call__(self) -> Iterator[Batch]:
         """Yield micro-batches, epoch after epoch."""
@@ -106,8 +114,15 @@ class TreeStream:
                 if self.history_dropout:
                     drop = rng.random(len(trees)) < self.history_dropout
                     trees = [t.earliest() if d else t for t, d in zip(trees, drop, strict=True)]
+                if self.word_dropout:
+                    trees = [self._blotted(tree, rng) for tree in trees]
                 yield from self._cut(trees, rng)
             epoch += 1
+
+    def _blotted(self, tree: TokenTree, rng: np.random.Generator) -> TokenTree:
+        drawn_T = rng.random(len(tree)) < self.word_dropout
+        gone_T = drawn_T & ~np.isin(tree.tokens_T, self.kept)
+        return replace(tree, tokens_T=np.where(gone_T, np.int32(self.blot), tree.tokens_T))
 
     def _cut(self, trees: Batch, rng: np.random.Generator) -> list[Batch]:
         """Batches of similar length whose padded size stays within the token limit, shuffled."""
