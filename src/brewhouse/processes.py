@@ -22,7 +22,9 @@ def die_with_parent(with_signal: signal.Signals) -> None:
 
 
 _SPARE = 256
-"""Files that libraries hold open besides ours."""
+"""Files that libraries may hold open besides ours."""
+_FEWEST = 64
+"""Those that they will."""
 
 
 def allow_open_files(wanted: int, *, what: str) -> None:
@@ -37,6 +39,8 @@ def allow_open_files(wanted: int, *, what: str) -> None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _SPARE
+    if hard != resource.RLIM_INFINITY:
+        needed = max(wanted + _FEWEST, min(needed, hard))
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return
     if hard != resource.RLIM_INFINITY and needed > hard:

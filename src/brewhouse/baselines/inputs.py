@@ -18,7 +18,7 @@ from brewhouse.tasks.spec import Task
 MIN_SEEN = 5
 """A value seen in fewer training rows shares the embedding of the unknown."""
 _CLIP = 5.0
-_PROFILE_WORDS = 8
+_PROFILE_WORDS = 32
 _HOUR = 3_600_000_000
 
 
@@ -200,7 +200,9 @@ def _profiles(
     tfidf = builder.text.vectorizer.transform(unique).tocsr()
     words = np.zeros((len(unique), _PROFILE_WORDS), np.int64)
     for p in range(len(unique)):
-        found = tfidf.indices[tfidf.indptr[p] : tfidf.indptr[p + 1]][:_PROFILE_WORDS]
+        part = slice(tfidf.indptr[p], tfidf.indptr[p + 1])
+        heaviest = np.argsort(-tfidf.data[part], kind="stable")[:_PROFILE_WORDS]
+        found = tfidf.indices[part][heaviest]
         words[p, : len(found)] = found + 1
     return words, _unit(builder.text.svd.transform(tfidf).astype(np.float32)), inverse
 

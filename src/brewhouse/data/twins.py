@@ -43,7 +43,8 @@ def with_twins(timelines: Timelines, *, keep: int) -> Twins:
     """
     log = timelines.log
     queries = np.arange(len(timelines.targets_Q))
-    queries = queries[np.lexsort(timelines.request_keys(queries))]
+    whom = log.member[timelines.targets_Q]
+    queries = queries[np.lexsort((*timelines.request_keys(queries), whom))]
     target = timelines.targets_Q[queries]
     session = log.member * (int(log.session.max(initial=0)) + 1) + log.session
     new = np.diff(session[target], prepend=-1) != 0

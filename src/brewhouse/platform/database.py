@@ -128,7 +128,8 @@ def _carry_over(connection: Connection, scripts: ScriptDirectory) -> None:
     from sqlalchemy import inspect
 
     names = set(inspect(connection).get_table_names())
-    if VERSION_TABLE in names or not {"alembic_version", "ledger"} <= names:
+    # An empty table is what a process leaves that died in between.
+    if _revision(connection) or not {"alembic_version", "ledger"} <= names:
         return
     own = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     own.stamp(scripts, _revision(connection, "alembic_version") or "base")

@@ -218,9 +218,9 @@ class Kubeflow:
             return self._again(attempt, f"schedule {order.run_name}")
 
     def unschedule(self, name: str, experiment: str) -> str:
-        """End a recurring run and return its id; empty if there is none, whoever ended it.
+        """End the recurring runs of a name and return the first's id; empty if there is none.
 
-        Runs that it started go on.
+        Runs that they started go on.
 
         Raises:
             PipelineError: The server refuses, or does not answer.
@@ -236,11 +236,14 @@ class Kubeflow:
                 inside = client.get_experiment(
                     experiment_name=experiment, namespace=self.place.namespace or None
                 )
-            except ValueError:
-                return ""  # There is no such experiment.
-            # After a lost answer, whoever asks again (urllib3 does by itself) finds nothing there.
-            if there := self._recurring(name, str(inside.experiment_id)):
-                ended = there
+            except ValueError as error:
+                if "Multiple" in str(error):
+                    raise
+                return ended  # There is no such experiment.
+            # Two who scheduled at once left two. After a lost answer, whoever asks again (urllib3
+            # does by itself) finds nothing there.
+            while there := self._recurring(name, str(inside.experiment_id)):
+                ended = ended or there
                 try:
                     client.delete_recurring_run(there)
                 except ApiException as error:

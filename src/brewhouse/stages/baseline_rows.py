@@ -87,7 +87,8 @@ def rows_of(
 
     lag = int(spec.history.lag.total_seconds() * 1e6)
     probed = _probed(shards, manifest)
-    again = plain[is_test[plain] & np.isin(log.interaction_id[plain].astype(str), probed)]
+    tests = np.flatnonzero(is_test)
+    again = tests[np.isin(log.interaction_id[tests].astype(str), probed)]
     # A twin knows what the ranker is told: events of surfaces that are not held out.
     told = build_timelines(
         log, history_surfaces=spec.history_surfaces, targets=again, lag_micros=lag

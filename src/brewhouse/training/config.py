@@ -91,6 +91,9 @@ class Stage(Strict):
         if self.primer is not None and self.loss != "actions":
             msg = f"stage {self.name}: a primer brings its own questions; set loss to actions"
             raise ValueError(msg)
+        if self.primer is not None and (self.word_dropout or self.history_dropout):
+            msg = f"stage {self.name}: a primer has no dropout; leave history_ and word_dropout out"
+            raise ValueError(msg)
         if self.word_dropout and self.loss == "tokens":
             msg = f"stage {self.name}: word_dropout would blot out what loss tokens is to predict"
             raise ValueError(msg)

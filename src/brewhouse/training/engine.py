@@ -65,7 +65,8 @@ class Trainer:
             "micro_batches": config.micro_batches or self.world,
         }
         if found is not None:
-            self.state = {k: found[1][k] for k in self.state}
+            # A checkpoint of an earlier release knows nothing of `levels`: its primer begins anew.
+            self.state = {k: found[1].get(k, self.state[k]) for k in self.state}
         self.size = int(self.state["micro_batches"])
         if self.size % self.world:
             msg = (
@@ -204,7 +205,14 @@ class Trainer:
                 **options,
             )
             source.levels |= self.state["levels"]
+            self._recent.clear()
             return source
+        if stage.word_dropout and self.tokenizer.markup.name != "tagged":
+            msg = (
+                f"stage {stage.name}: word_dropout cannot tell words from marks in markup "
+                f"'{self.tokenizer.markup.name}' of a borrowed tokenizer; set it to 0"
+            )
+            raise TrainingError(msg)
         return TreeStream(
             self.config.data / stage.shards,
             max_trunk=stage.max_trunk,

@@ -150,9 +150,10 @@ class PrimerStream:
         """Kind of a step. One that is learned keeps a quarter of its turns, lest it be lost."""
         if len(self.kinds) == 1:
             return self.kinds[0]
-        seen = int((step + 1) * self.unseen) > int(step * self.unseen)
-        turn, other = KINDS[::-1] if seen else KINDS
-        rest = self.learned(turn) and not self.learned(other) and step // 2 % 4
+        before, after = int(step * self.unseen), int((step + 1) * self.unseen)
+        turn, other = KINDS[::-1] if after > before else KINDS
+        turns = before if turn == "seen" else step - before
+        rest = self.learned(turn) and not self.learned(other) and turns % 4
         return other if rest else turn
 
     def __call__(self) -> Iterator[list[TokenTree]]:
