@@ -26,9 +26,10 @@ else:
     [
         (40, "300"),
         (500, "756"),
+        (700, "900"),
         (
-            700,
-            "shards: 956 files would be open at once and the system allows 900; make them fewer, "
+            860,
+            "shards: 924 files would be open at once and the system allows 900; make them fewer, "
             "or raise the limit (ulimit -Hn)",
         ),
     ],
