@@ -202,7 +202,7 @@ def _amount(quantity: str | int) -> Decimal:
 def _quantity(name: str, value: Decimal) -> str:
     if "memory" in name:
         return f"{value / 2**30:,.4g} GiB"
-    return f"{value:g}"
+    return f"{value.normalize():f}"
 
 
 def _told(amounts: Mapping[str, Decimal]) -> str:
