@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from brewhouse.data.schema import SAMPLED, TIMESTAMP, conform, interactions_schema
-from brewhouse.domains.spec import Negatives
+from brewhouse.domains.source import Negatives
 from brewhouse.errors import DataError
 
 _TRIES = 6

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import string
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from brewhouse.domains.strict import Release, Strict
+from brewhouse.domains.source import Source
+from brewhouse.domains.strict import Duration, Release, Strict
 
 Baseline = Literal[
     "popularity",
@@ -28,19 +29,6 @@ ColumnType = Literal["string", "integer", "number", "boolean", "timestamp"]
 Severity = Literal["block", "warn"]
 SLICES = ("history", "item_age", "popularity", "tenure")
 """Slice dimensions of every domain."""
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str) and value[:-1].replace(".", "", 1).isdigit() and value[-1] in _UNITS:
-        return timedelta(seconds=float(value[:-1]) * _UNITS[value[-1]])
-    if isinstance(value, timedelta):
-        return value
-    msg = f"{value!r} is no duration; write a number and s, m, h, d or w, such as 30m or 1d"
-    raise ValueError(msg)
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
 
 
 def template_fields(template: str) -> list[str]:
@@ -188,31 +176,6 @@ class Prompt(Strict):
         min_length=1,
         description="Ways of telling, mixed in training; the first is used for tests and serving",
     )
-
-
-class Negatives(Strict):
-    """How negatives are drawn for a surface whose log holds only positives."""
-
-    surface: str = Field(description="Surface whose events get sampled negatives")
-    per_positive: int = Field(ge=1, description="Negatives per positive")
-    within: Duration = Field(description="Items shown at most this long from the positive")
-    same: str | None = Field(default=None, description="Item column some negatives share")
-    same_count: int = Field(default=0, ge=0, description="How many of them share it")
-    exclude_authors: str | None = Field(
-        default=None, description="Item column naming a member who may not be asked about it"
-    )
-
-
-class Source(Strict):
-    """Where raw tables are and the SQL (DuckDB) that maps them onto the canonical ones."""
-
-    files: dict[str, str] = Field(description="Table name -> file in the source folder")
-    views: dict[str, str] = Field(default_factory=dict, description="Name -> SELECT the others use")
-    members: str = Field(description="SELECT giving member_id, valid_from and the member columns")
-    items: str = Field(description="SELECT giving item_id, valid_from, created_at, kind, columns")
-    interactions: str = Field(description="SELECT giving the canonical interaction columns")
-    negatives: list[Negatives] = Field(default_factory=list, description="Sampling policies")
-    oracle: str | None = Field(default=None, description="File with true probabilities, if any")
 
 
 class Validation(Strict):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Strict(BaseModel):
@@ -19,3 +24,15 @@ class Release(Strict):
     out_of_scope: str = Field(default="", description="What it must not be used for")
     limits: list[str] = Field(min_length=1, description="Where it is known to fall short")
     model_licence: str = Field(default="apache-2.0", description="SPDX id of the model's licence")
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and value[:-1].replace(".", "", 1).isdigit() and value[-1] in _UNITS:
+        return timedelta(seconds=float(value[:-1]) * _UNITS[value[-1]])
+    if isinstance(value, timedelta):
+        return value
+    msg = f"{value!r} is no duration; write a number and s, m, h, d or w, such as 30m or 1d"
+    raise ValueError(msg)
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
