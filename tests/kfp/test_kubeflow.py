@@ -264,6 +264,15 @@ def test_a_schedule_is_ended_whatever_connection_is_lost(
     assert client.schedule(orders[0], "0 0 7 * * *") != first
 
 
+def test_all_of_a_name_are_ended(server: Server, client: Kubeflow) -> None:
+    """Two who scheduled at once left two."""
+    order = Order(pipeline="monitor", arguments={"domain": "linkedin"}, run_name="m")
+    first = client.schedule(order, "0 0 6 * * *")
+    server.jobs.append(server.jobs[0] | {"recurring_run_id": "another"})
+    assert client.unschedule("m", "brewhouse") == first
+    assert server.jobs == []
+
+
 def test_a_pod_shows_its_token_and_a_person_theirs(
     server: Server, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

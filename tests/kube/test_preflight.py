@@ -220,6 +220,21 @@ def test_cores_and_memory_count_as_gpus_do(cluster: Cluster) -> None:
     )
 
 
+def test_quotas_that_fit_exactly_and_those_of_some_pods(cluster: Cluster) -> None:
+    quota = cluster.objects["v1", "resourcequotas", "ranker", "team"]
+    quota["status"] = {"hard": {"requests.cpu": "6600m"}, "used": {}}
+    exact = look(cluster, gpus=0, nodes=3, cpu="2.2")
+    assert exact["quota"][:2] == (State.OK, "team: requests.cpu 6.6 of 6.6 free")
+    quota["spec"]["scopes"] = ["Terminating"]
+    quota["status"] = {"hard": {"requests.cpu": "1"}, "used": {}}
+    state, told, remedy = look(cluster, gpus=0, nodes=3, cpu="2.2")["quota"]
+    assert (state, told) == (State.UNKNOWN, "team: holds for pods of some scopes, not compared")
+    assert remedy == "kubectl describe resourcequota -n ranker"
+    del quota["spec"]["scopes"]
+    quota["status"] = {"hard": {"pods": "50"}, "used": {}}
+    assert look(cluster, gpus=0, nodes=3, cpu="2.2")["quota"][0] is State.OK
+
+
 def test_optional_parts_are_told_and_stop_nothing(cluster: Cluster) -> None:
     cluster.groups.pop("serving.kserve.io")
     state, value, remedy = look(cluster)["inferenceservices"]

@@ -68,3 +68,11 @@ def test_an_earlier_release_reads_what_a_later_one_made(tmp_path: Path) -> None:
     again = Database(uri)
     assert revisions(again, VERSION_TABLE) == ["9999"]
     assert {"ledger", "of_tomorrow"} <= tables(again)
+
+
+def test_a_carry_over_that_died_in_between_is_done_again(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'b.db'}"
+    with Database(uri).writing() as connection:
+        connection.execute(text(f"CREATE TABLE alembic_version AS SELECT * FROM {VERSION_TABLE}"))
+        connection.execute(text(f"DELETE FROM {VERSION_TABLE}"))
+    assert revisions(Database(uri), VERSION_TABLE) == ["0003"]

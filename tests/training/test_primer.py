@@ -158,6 +158,7 @@ def test_growth_is_measured_from_what_can_be_known(
             {"loss": "answers", "primer": {}},
             "a primer brings its own questions; set loss to actions",
         ),
+        ({"loss": "actions", "primer": {}, "word_dropout": 0.1}, "a primer has no dropout"),
         (
             {"loss": "tokens", "shards": "cpt", "word_dropout": 0.1},
             "word_dropout would blot out what loss tokens is to predict",
@@ -247,3 +248,16 @@ def test_what_is_easy_does_not_hide_what_is_not_learned(
         pass
     assert one.done
     assert kinds(4).count("seen") == 2
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_what_is_learned_keeps_a_quarter_of_its_turns(
+    linkedin: DomainFolder, tokenizer: PromptTokenizer, one_sided: tuple[Path, int], share: float
+) -> None:
+    one = stream(linkedin, tokenizer, one_sided[0], keys=3, unseen=share)
+    turns = [one._turn(step) for step in range(400)]
+    assert turns.count("seen") == 400 * share
+    one.levels["seen"] = 9
+    assert [one._turn(step) for step in range(400)].count("seen") == 100 * share
+    one.levels = {"labels": 9, "seen": 0}
+    assert [one._turn(step) for step in range(400)].count("labels") == 100 * (1 - share)

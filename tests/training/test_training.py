@@ -17,11 +17,14 @@ import torch
 from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import read_json, write_json
 from brewhouse.prompts.shards import read_trees, write_trees
+from brewhouse.prompts.shards_manifest import ShardsManifest
+from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.tree import TokenTree
 from brewhouse.scoring.scorer import Scorer
 from brewhouse.stages import training
-from brewhouse.training.checkpoints import mark_complete, newest
+from brewhouse.training.checkpoints import MARK, mark_complete, newest
 from brewhouse.training.config import parse_train_config
+from brewhouse.training.engine import Trainer
 from brewhouse.training.stream import TreeStream, shares
 from tests.training.runs import OPTIONS, train, weights
 
@@ -83,6 +86,9 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert process.wait(60) == 75
     tag, state = newest(out / "checkpoints")
     assert state["step"] > 0
+    # An earlier release's checkpoints lack what primers note now.
+    mark = out / "checkpoints" / tag / MARK
+    write_json(mark, {k: v for k, v in read_json(mark).items() if k != "levels"})
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"resumed from {tag}" in done.stdout
@@ -182,6 +188,21 @@ def test_word_dropout_blots_out_words_alone_and_anew_each_epoch(shards: Path) ->
     assert gone / words == pytest.approx(0.3, abs=0.02)
     first, second = ([t.tokens_T.tolist() for _, t in sorted(e.items())] for e in epochs)
     assert sum(a != b for a, b in zip(first, second, strict=True)) > 500
+
+
+def test_word_dropout_needs_marks_that_are_tokens_of_their_own(shards: Path) -> None:
+    stage = {"name": "tune", "shards": "train", "loss": "both", "tokens": 9, "lr": 1e-3}
+    config = parse_train_config(
+        OPTIONS | {"data": str(shards), "out": "o", "stages": [stage | {"word_dropout": 0.1}]},
+        where="test",
+    )
+    trainer = Trainer.__new__(Trainer)
+    trainer.config, trainer.tokenizer = config, PromptTokenizer.load(shards / "tokenizer")
+    trainer.manifest = ShardsManifest.read(shards)
+    assert isinstance(trainer._source(config.stages[0]), TreeStream)
+    trainer.tokenizer = PromptTokenizer.load(shards / "tokenizer", markup="plain")
+    with pytest.raises(TrainingError, match="cannot tell words from marks in markup 'plain'"):
+        trainer._source(config.stages[0])
 
 
 def test_unfinished_checkpoints_are_ignored_and_removed(tmp_path: Path) -> None:

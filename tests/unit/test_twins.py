@@ -103,3 +103,18 @@ def test_a_question_is_no_evidence() -> None:
         ["first~2"],
     ]
     assert not twins.log.logged[twins.asked].any()
+
+
+def test_members_who_share_a_session_name_have_a_twin_each() -> None:
+    rows = [
+        {"id": f"{who}{n}", "member": who, "shown": 2, "session": "s", "item": f"i{n}"}
+        for n in range(2)
+        for who in ("a", "b")
+    ]
+    log = log_from_table(log_table(rows))
+    asked = build_timelines(log, history_surfaces=["jobs"], targets=np.arange(4))
+    twins = with_twins(asked, keep=4)
+    assert sorted(twins.member_ids.tolist()) == ["a", "a", "b", "b"]
+    for row, original in zip(twins.asked, twins.original, strict=True):
+        twin = twins.log.member[row]
+        assert twins.member_ids[twin] == log.member_ids[log.member[original]]
