@@ -9,6 +9,7 @@ the twin as a member of its own. Suffixes: _R requests, _E events.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,16 @@ def with_twins(timelines: Timelines, *, keep: int) -> Twins:
     ids = np.array([f"{i}~{t}" for i, t in zip(log.interaction_id[copied], twin, strict=True)])
     whose = log.member_ids[log.member[target[new]]]
     named = np.array([f"{m}~{n}" for n, m in enumerate(whose)], dtype=object)
+    columns: dict[str, Any] = {
+        c: np.concatenate([getattr(log, c), getattr(log, c)[copied]]) for c in _COLUMNS
+    }
     grown = replace(
         log,
         interaction_id=np.concatenate([log.interaction_id, ids.astype(object)]),
         member=np.concatenate([log.member, twin]),
         logged=np.concatenate([log.logged, logged]),
         member_ids=np.concatenate([log.member_ids, named]),
-        **{c: np.concatenate([getattr(log, c), getattr(log, c)[copied]]) for c in _COLUMNS},
+        **columns,
     )
     return Twins(
         log=grown,
