@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PYTEST_ARGS ?=
+WORKERS ?= 2
 BENCH ?=
 REGISTRY ?=
 RELEASE ?=
@@ -34,8 +35,8 @@ demo: $(STAMP) ## Run the main job on a simulated network (about seven minutes o
 demo-drift: $(STAMP) ## Plant drift in a simulated network, watch it, retrain once (about ten minutes)
 	$(BIN)/brewhouse demo-drift --out runs/demo-drift
 
-test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## Run all tests (in as many processes as WORKERS says, two by default)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP) types ## Style, imports, types, direction of dependencies
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from brewhouse import offline
 
 offline.silence()
+if "PYTEST_XDIST_WORKER" in os.environ:  # Workers share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from brewhouse.data.schema import conform, interactions_schema  # noqa: E402
 from brewhouse.data.snapshot import Snapshot  # noqa: E402
@@ -35,11 +38,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
+TOGETHER = {"kfp": "rights", "kube": "rights", "images": "images"}
+"""Folders whose tests share a worker: those that record calls with those that compare them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip by name what this machine cannot run."""
+    """Skip by name what this machine cannot run; a file's tests share a worker."""
     import torch
 
     for item in items:
+        group = TOGETHER.get(item.path.parent.name, str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
         if item.get_closest_marker("shared_data") and not (SHARED / "data").is_dir():

@@ -11,8 +11,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from brewhouse.data.snapshot import Snapshot
+from brewhouse.data.timelines import Timelines, build_timelines, log_from_table
+from brewhouse.domains.loader import DomainFolder
 from brewhouse.files import write_json
+from brewhouse.prompts.builder import TreeBuilder, voices
+from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.stages import training
+from brewhouse.tasks.suite import load_suite
 from brewhouse.training.config import parse_train_config
 
 OPTIONS = {
@@ -25,6 +31,25 @@ OPTIONS = {
         {"name": "finetune", "shards": "train", "loss": "answers", "tokens": 40000, "lr": 5e-3},
     ],
 }
+
+
+def telling(
+    domain: DomainFolder, snapshot: Snapshot, tokenizer: PromptTokenizer
+) -> tuple[TreeBuilder, Timelines, int]:
+    """What tells a snapshot's first shard in the style that is served: builder, timelines, end."""
+    spec, style = domain.domain, domain.domain.style
+    prompt = spec.prompt.model_copy(update={"styles": {style: spec.prompt.styles[style]}})
+    spec = spec.model_copy(update={"prompt": prompt})
+    told = voices(
+        spec,
+        load_suite(domain),
+        tokenizer,
+        items=snapshot.read("items"),
+        members=snapshot.read("members"),
+    )
+    log = log_from_table(snapshot.read("interactions", shards=[0]))
+    timelines = build_timelines(log, history_surfaces=spec.history_surfaces)
+    return TreeBuilder(domain=spec, voices=told), timelines, int(log.shown_at.max())
 
 
 def train(shards: Path, folder: Path, *, processes: int = 1, **options: object) -> Path:

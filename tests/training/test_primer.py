@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.linkedin.vocabulary import AREA_NAMES
 from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import ConfigError, TrainingError
-from brewhouse.prompts.builder import TreeBuilder, tokenized, voices
+from brewhouse.prompts.builder import tokenized
 from brewhouse.prompts.questions import answer_tokens, build_questions
 from brewhouse.prompts.shards import read_trees, write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
@@ -25,27 +24,17 @@ from brewhouse.training.config import PrimerSpec, parse_train_config
 from brewhouse.training.primer import PrimerStream
 from brewhouse.training.stream import shares
 
+from .runs import telling
+
 
 @pytest.fixture(scope="module")
 def trunks(
     linkedin: DomainFolder, tiny: Snapshot, tokenizer: PromptTokenizer, tmp_path_factory
 ) -> Path:
     """Pre-training trunks of one shard, in the style that is served."""
-    spec, style = linkedin.domain, linkedin.domain.style
-    prompt = spec.prompt.model_copy(update={"styles": {style: spec.prompt.styles[style]}})
-    spec = spec.model_copy(update={"prompt": prompt})
-    told = voices(
-        spec,
-        load_suite(linkedin),
-        tokenizer,
-        items=tiny.read("items"),
-        members=tiny.read("members"),
-    )
-    log = log_from_table(tiny.read("interactions", shards=[0]))
-    timelines = build_timelines(log, history_surfaces=spec.history_surfaces)
-    builder = TreeBuilder(domain=spec, voices=told)
     folder = tmp_path_factory.mktemp("cpt")
-    trees = builder.documents(timelines, known_by=int(log.shown_at.max()))
+    builder, timelines, end = telling(linkedin, tiny, tokenizer)
+    trees = builder.documents(timelines, known_by=end)
     write_trees(folder / "shard-0000.parquet", tokenized(trees, tokenizer))
     return folder
 
@@ -152,13 +141,16 @@ def test_growth_is_measured_from_what_can_be_known(
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"loss": "actions"}, "give either shards or primer"),
-        ({"loss": "actions", "shards": "cpt", "primer": {}}, "give either shards or primer"),
+        ({"loss": "actions"}, "give one of shards, primer and tastes"),
+        ({"loss": "actions", "shards": "cpt", "primer": {}}, "give one of shards, primer"),
+        ({"loss": "both", "shards": "cpt", "tastes": {}}, "give one of shards, primer"),
+        ({"loss": "actions", "tastes": {}}, "set loss to both"),
+        ({"loss": "both", "tastes": {}, "word_dropout": 0.1}, "no dropout with tastes"),
         (
             {"loss": "answers", "primer": {}},
             "a primer brings its own questions; set loss to actions",
         ),
-        ({"loss": "actions", "primer": {}, "word_dropout": 0.1}, "a primer has no dropout"),
+        ({"loss": "actions", "primer": {}, "word_dropout": 0.1}, "no dropout with primer"),
         (
             {"loss": "tokens", "shards": "cpt", "word_dropout": 0.1},
             "word_dropout would blot out what loss tokens is to predict",

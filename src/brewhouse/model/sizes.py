@@ -30,6 +30,20 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "initializer_range": 0.12,
     },
+    # As wide as `tiny`, with heads twice as wide that turn slowly. To find a word again 500 tokens
+    # back a head needs dimensions that the rotation has hardly turned by then: four of sixteen at
+    # base 1e4, twenty of thirty-two here.
+    "mini": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 32,
+        "num_local_experts": 4,
+        "rope_theta": 1e8,
+        "initializer_range": 0.12,
+    },
     "small": {
         "hidden_size": 192,
         "intermediate_size": 384,

@@ -45,6 +45,11 @@ class PromptTokenizer:
         """Ids of tokens that are marks, not words: those added to the vocabulary."""
         return tuple(sorted(self._marks.values()))
 
+    @property
+    def line_marks(self) -> tuple[int, ...]:
+        """Ids of marks that begin a line: a profile, its change, an interaction or a question."""
+        return tuple(sorted(i for text, i in self._marks.items() if text.startswith("\n")))
+
     def __len__(self) -> int:
         """Vocabulary size with added tokens."""
         return len(self.tokenizer)

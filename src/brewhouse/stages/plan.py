@@ -11,18 +11,20 @@ BASE = "linkedin-tiny"
 """The shipped model that the demo starts from."""
 
 
-def scratch(*, recall: int, trunks: int, finetune: int) -> list[dict[str, Any]]:
-    """Stages of a model without a past: it must first learn to read labelled history.
+def scratch(*, recall: int, trunks: int, tastes: int, finetune: int) -> list[dict[str, Any]]:
+    """Stages of a model without a past: it must first learn to read histories at all.
 
     Args:
         recall: Tokens of made-up histories at most; they end when they are learned.
         trunks: Tokens of action words along trunks.
+        tastes: Tokens of made-up members.
         finetune: Tokens of questions.
     """
     held: dict[str, Any] = {"loss": "actions", "decay": False}
     return [
         {"name": "recall", "primer": {}, "tokens": recall, "lr": 4e-3, **held},
         {"name": "trunks", "shards": "cpt", "tokens": trunks, "lr": 1e-3, **held},
+        {"name": "tastes", "tastes": {}, "loss": "both", "tokens": tastes, "lr": 2e-3},
         _finetune(finetune, lr=1e-3),
     ]
 
@@ -55,7 +57,7 @@ PLANS: dict[str, dict[str, Any]] = {
     },
     "pretrain": {"model": "tiny", "tokens": 24_000_000, "max_test_sessions": 6_000},
     "bench": {"model": BASE, "tokens": 100_000_000, "max_test_sessions": 20_000},
-    "": {"model": "tiny", "tokens": 28_000_000, "max_test_sessions": 20_000},
+    "": {"model": "mini", "tokens": 12_000_000, "max_test_sessions": 20_000},
 }
 """By preset; the empty name is for a source folder. `tokens` is the budget of fine-tuning."""
 
@@ -64,7 +66,8 @@ def stages(model: str, tokens: int) -> list[dict[str, Any]]:
     """Training stages for a model and a budget of fine-tuning tokens."""
     if model in FROM_SCRATCH:
         recall = min(12_000_000, max(1, tokens))
-        return scratch(recall=recall, trunks=max(1, tokens // 6), finetune=tokens)
+        trunks = max(1, tokens // 6)
+        return scratch(recall=recall, trunks=trunks, tastes=tokens, finetune=tokens)
     return tune(finetune=tokens)
 
 

@@ -42,6 +42,32 @@ class PrimerSpec(Strict):
     )
 
 
+class TasteSpec(Strict):
+    """Made-up members who care for a few words, told by events and questions of the run's own."""
+
+    words: int = Field(default=6, ge=1, le=64, description="Most words that a member cares for")
+    least: int = Field(
+        default=12, ge=1, description="Events, and questions, that hold a word to care for"
+    )
+    common: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of events that hold a word to care for, at most: words that stand "
+        "everywhere are nobody's taste",
+    )
+    noise: float = Field(
+        default=0.4, ge=0, le=1, description="Share of a history, at most, that no taste explains"
+    )
+    profile: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="Share of members whose profile names the words of what they did before",
+    )
+    questions: int = Field(default=24, ge=1, description="Questions a member")
+
+
 class Stage(Strict):
     """One stage of training."""
 
@@ -49,6 +75,9 @@ class Stage(Strict):
     shards: str = Field(default="", description="Sub-folder of the data: cpt or train")
     primer: PrimerSpec | None = Field(
         default=None, description="Train on made-up histories instead of shards"
+    )
+    tastes: TasteSpec | None = Field(
+        default=None, description="Train on made-up members instead of shards"
     )
     loss: Literal["tokens", "actions", "answers", "both"] = Field(
         description="tokens: next token over trunks; actions: of those only the action words; "
@@ -85,14 +114,20 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Stage:
-        if bool(self.shards) == (self.primer is not None):
-            msg = f"stage {self.name}: give either shards or primer, not both or neither"
+        made_up = next((n for n in ("primer", "tastes") if getattr(self, n) is not None), "")
+        if [bool(self.shards), self.primer is not None, self.tastes is not None].count(True) != 1:
+            msg = f"stage {self.name}: give one of shards, primer and tastes"
             raise ValueError(msg)
         if self.primer is not None and self.loss != "actions":
             msg = f"stage {self.name}: a primer brings its own questions; set loss to actions"
             raise ValueError(msg)
-        if self.primer is not None and (self.word_dropout or self.history_dropout):
-            msg = f"stage {self.name}: a primer has no dropout; leave history_ and word_dropout out"
+        if self.tastes is not None and self.loss != "both":
+            msg = f"stage {self.name}: tastes come with trunks and questions; set loss to both"
+            raise ValueError(msg)
+        if made_up and (self.word_dropout or self.history_dropout):
+            msg = (
+                f"stage {self.name}: no dropout with {made_up}; leave history_ and word_dropout out"
+            )
             raise ValueError(msg)
         if self.word_dropout and self.loss == "tokens":
             msg = f"stage {self.name}: word_dropout would blot out what loss tokens is to predict"

@@ -28,6 +28,7 @@ from brewhouse.training.primer import PrimerStream
 from brewhouse.training.progress import Progress
 from brewhouse.training.setup import build_engine, start_distributed, sum_over_ranks
 from brewhouse.training.stream import Batch, TreeStream, shares
+from brewhouse.training.tastes import TasteStream
 
 _STEADY = 50
 """Steps over which a primer's loss must be low for it to grow harder."""
@@ -190,7 +191,7 @@ class Trainer:
             if self.state["step"] % self.config.checkpoint_steps == 0:
                 self._save()
 
-    def _source(self, stage: Stage) -> TreeStream | PrimerStream:
+    def _source(self, stage: Stage) -> TreeStream | PrimerStream | TasteStream:
         options = {"batch_tokens": self.config.batch_tokens, "seed": self.config.seed}
         if stage.primer is not None:
             manifest = self.manifest
@@ -207,6 +208,16 @@ class Trainer:
             source.levels |= self.state["levels"]
             self._recent.clear()
             return source
+        if stage.tastes is not None:
+            return TasteStream(
+                stage.tastes,
+                self.tokenizer,
+                self.manifest.answers,
+                data=self.config.data,
+                max_events=self.manifest.history["max_events"],
+                max_tokens=self.manifest.history["max_tokens"],
+                **options,
+            )
         if stage.word_dropout and self.tokenizer.markup.name != "tagged":
             msg = (
                 f"stage {stage.name}: word_dropout cannot tell words from marks in markup "
