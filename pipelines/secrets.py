@@ -1,4 +1,4 @@
-"""Where steps of a cluster find decisions and keys; on one machine a home folder says it."""
+"""Where steps of a cluster find decisions, keys and features; on one machine a folder says it."""
 
 from kfp import dsl, kubernetes
 
@@ -15,6 +15,19 @@ NAMES = (
     "BREWHOUSE_TRACKING_URI",
     "BREWHOUSE_TRUSTED_KEYS",
 )
+FEATURES = (
+    "BREWHOUSE_FEAST_ENV",
+    "BREWHOUSE_FEAST_PG_DATABASE",
+    "BREWHOUSE_FEAST_PG_HOST",
+    "BREWHOUSE_FEAST_PG_PASSWORD",
+    "BREWHOUSE_FEAST_PG_PORT",
+    "BREWHOUSE_FEAST_PG_SSLMODE",
+    "BREWHOUSE_FEAST_PG_USER",
+    "BREWHOUSE_FEAST_REDIS",
+    "BREWHOUSE_FEAST_REGISTRY",
+    "BREWHOUSE_FEAST_TABLES",
+    "BREWHOUSE_SPARK_MASTER",
+)
 
 
 def with_secrets(task: dsl.PipelineTask) -> None:
@@ -24,4 +37,11 @@ def with_secrets(task: dsl.PipelineTask) -> None:
     )
     kubernetes.use_secret_as_volume(
         task, "brewhouse-signing-key", mount_path="/etc/brewhouse/keys", optional=True
+    )
+
+
+def with_features(task: dsl.PipelineTask) -> None:
+    """Hand the secret `brewhouse-feast` to a step that fills the feature store or reads it."""
+    kubernetes.use_secret_as_env(
+        task, "brewhouse-feast", {name: name for name in FEATURES}, optional=True
     )

@@ -12,7 +12,7 @@ from brewhouse.components.train_ranker.component import train_ranker
 from brewhouse.components.validate_data.component import validate_data
 from brewhouse.components.verbalize.component import verbalize
 from brewhouse.pipelines.placing import placed
-from brewhouse.pipelines.secrets import with_secrets
+from brewhouse.pipelines.secrets import with_features, with_secrets
 from kfp import dsl, kubernetes
 
 
@@ -246,3 +246,5 @@ def train_and_evaluate(
         kubernetes.mount_pvc(registered, pvc_name=claim, mount_path="/workspace")
         with_secrets(registered)
         with_secrets(decided)
+        for reads_features in (checked_first, stored, told, based):
+            with_features(reads_features)

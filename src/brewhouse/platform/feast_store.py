@@ -95,7 +95,7 @@ class FeastStore:
                 `local`, if empty.
             state: Where local registry and online store lie; `data` by default. A step that only
                 reads a copy of the data gives a scratch folder and calls `apply`, for a registry
-                remembers where its sources were.
+                remembers where its sources were; it never touches the environment's own stores.
         """
         self.data = data.resolve()
         self.domain = domain
@@ -112,18 +112,42 @@ class FeastStore:
         about = self.data / ABOUT
         if self.engine == "postgres" and about.is_file():
             os.environ["BREWHOUSE_FEAST_TABLES"] = schema_of(read_json(about)["snapshot"])
+        self._reads_only = state is not None
         self._store: FeatureStore | None = None
 
     @property
     def store(self) -> FeatureStore:
-        """The Feast store, opened at first use."""
-        if self._store is None:
-            warnings.filterwarnings("ignore", module="feast")
-            from feast import FeatureStore
+        """The Feast store, opened at first use; its registry is this process's own.
 
-            atexit.register(_close_engine)
-            self._store = FeatureStore(fs_yaml_file=self._yaml)
+        A registry that others share would lead them to this process's files, and it to theirs.
+        """
+        if self._store is None:
+            self._store = _open(self._own_yaml())
         return self._store
+
+    def _own_yaml(self) -> Path:
+        value = yaml.safe_load(self._yaml.read_text(encoding="utf-8"))
+        state = Path(os.environ["BREWHOUSE_FEAST_STATE"])
+        here = {
+            "registry": {"registry_type": "file", "path": str(state / "registry.db")},
+            "online_store": {"type": "sqlite", "path": str(state / "online.db")},
+        }
+        own = ["registry"] if self.shares_registry else []
+        if self._reads_only and value["online_store"]["type"] != "sqlite":
+            own.append("online_store")
+        if not own:
+            return self._yaml
+        path = state / "feature_store.yaml"
+        state.mkdir(parents=True, exist_ok=True)
+        # Names of variables stay names: Feast puts their values in, and no file holds a password.
+        path.write_text(yaml.safe_dump(value | {part: here[part] for part in own}))
+        return path
+
+    @property
+    def shares_registry(self) -> bool:
+        """Whether the environment has a registry that others read too."""
+        value = yaml.safe_load(self._yaml.read_text(encoding="utf-8"))
+        return bool(value["registry"]["registry_type"] != "file")
 
     def prepare(self, snapshot: Snapshot, *, now: datetime, histories: bool = True) -> None:
         """Write what sources read: profiles, items, the log by month, histories.
@@ -176,15 +200,22 @@ class FeastStore:
         )
 
     def apply(self) -> None:
-        """Register entities, sources, views and services."""
+        """Register entities, sources, views and services in this process's own registry."""
+        self.store.apply(self._definitions())
+
+    def publish(self) -> None:
+        """Register them where servers and other teams look, if the environment has such a place."""
+        if self.shares_registry:
+            _open(self._yaml).apply(self._definitions())
+
+    def _definitions(self) -> list[Any]:
         module = _load_definitions(feature_repo() / "definitions.py")
         kinds = ("Entity", "FeatureView", "FeatureService", "PushSource")
-        objects = [
+        return [
             value
             for value in vars(module).values()
             if type(value).__name__ in kinds or type(value).__name__.endswith("Source")
         ]
-        self.store.apply(objects)
 
     def materialize(self, *, until: datetime) -> None:
         """Load profiles, items and histories into the online store."""
@@ -292,6 +323,14 @@ class FeastStore:
             members = snapshot.read("members", shards=[shard]).to_pylist()
             parts += history_rows(table, members, items, self.domain, now=now, lag=lag)
         return pa.Table.from_pylist(parts, schema=HISTORY)
+
+
+def _open(path: Path) -> FeatureStore:
+    warnings.filterwarnings("ignore", module="feast")
+    from feast import FeatureStore
+
+    atexit.register(_close_engine)
+    return FeatureStore(fs_yaml_file=path)
 
 
 def _engine(path: Path) -> str:

@@ -49,6 +49,7 @@ def run(
     store.apply()
     if online:
         store.materialize(until=moment)
+        store.publish()
     write_json(
         features_out / ABOUT,
         {
