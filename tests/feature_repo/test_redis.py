@@ -1,0 +1,106 @@
+"""Environment `staging` as a cluster has it: online store in Redis, a registry that others read."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from brewhouse.data.snapshot import Snapshot
+from brewhouse.domains.loader import DomainFolder
+from brewhouse.platform.feast_store import FeastStore
+from brewhouse.stages import features
+from tests.release.test_concurrency import postgres  # noqa: F401
+
+NOW = "2024-03-10"
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of our own on loopback, with a password."""
+    server = shutil.which("redis-server")
+    if server is None:
+        pytest.skip("redis-server is not on this machine")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "told"],
+        cwd=tmp_path_factory.mktemp("redis"),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port},password=told"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(autouse=True)
+def staging(request: pytest.FixtureRequest, redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BREWHOUSE_FEAST_ENV", "staging")
+    monkeypatch.setenv("BREWHOUSE_FEAST_REDIS", redis)
+    monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", request.getfixturevalue("postgres"))
+
+
+def _rows(store: FeastStore, members: list[str]) -> dict[str, list[object]]:
+    rows: dict[str, list[object]] = store.store.get_online_features(
+        features=store.store.get_feature_service("ranker_v1"),
+        entity_rows=[{"member_id": member} for member in members],
+    ).to_dict()
+    return rows
+
+
+def test_a_run_fills_redis_and_the_shared_registry(
+    tiny: Snapshot, linkedin: DomainFolder, tmp_path: Path
+) -> None:
+    there = features.run(
+        domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "there", now=NOW
+    )
+    members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
+    # A server knows nothing of the run: it opens the environment as it stands.
+    from feast import FeatureStore
+
+    server = FeatureStore(fs_yaml_file=there._yaml)
+    served = server.get_online_features(
+        features=server.get_feature_service("ranker_v1"),
+        entity_rows=[{"member_id": member} for member in members],
+    ).to_dict()
+    files = features.run(
+        domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "here", now=NOW, env="local"
+    )
+    assert served == _rows(files, members)
+    assert any(served["items"])
+    assert not (tmp_path / "there" / "online.db").exists()
+    told = (tmp_path / "there" / "feature_store.yaml").read_text()
+    assert "told" not in told
+    assert yaml.safe_load(told)["online_store"]["connection_string"] == "${BREWHOUSE_FEAST_REDIS}"
+
+
+def test_runs_side_by_side_read_their_own_files(
+    tiny: Snapshot, linkedin: DomainFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later run's paths in the shared registry lead no earlier one astray."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out in (one, two):
+        features.run(domain="linkedin", snapshot=tiny.path, features_out=out, now=NOW)
+    shutil.rmtree(two)
+    # A step that reads has its own stores: those of the environment may be away.
+    monkeypatch.setenv("BREWHOUSE_FEAST_REDIS", "127.0.0.1:1")
+    monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", "postgresql+psycopg://nobody@127.0.0.1:1/x")
+    reader = FeastStore(one, domain=linkedin.domain, domain_path="linkedin", state=tmp_path / "own")
+    reader.apply()
+    frame = tiny.read("members").to_pandas()
+    moments = frame.valid_from.astype("datetime64[us, UTC]").astype("int64").to_numpy() + 1
+    assert len(reader.profiles_at(frame.member_id.tolist(), moments)) == len(frame)
