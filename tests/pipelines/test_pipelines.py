@@ -93,22 +93,39 @@ def test_training_and_its_job_share_the_claim() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"),
+    ("name", "secret", "steps"),
     [
-        ("train_and_evaluate", {"preflight", "gate", "register-candidate"}),
-        ("promote", {"promote"}),
-        ("monitor", {"monitor-drift"}),
+        ("train_and_evaluate", "brewhouse-release", {"preflight", "gate", "register-candidate"}),
+        (
+            "train_and_evaluate",
+            "brewhouse-feast",
+            {"preflight", "build-features", "verbalize", "train-baselines"},
+        ),
+        ("promote", "brewhouse-release", {"promote"}),
+        ("monitor", "brewhouse-release", {"monitor-drift"}),
     ],
 )
-def test_decisions_and_keys_come_from_secrets(name: str, steps: set[str]) -> None:
+def test_decisions_keys_and_features_come_from_secrets(
+    name: str, secret: str, steps: set[str]
+) -> None:
     path = ROOT / "pipelines" / name / f"{name}.yaml"
     platform = list(yaml.safe_load_all(path.read_text()))[1]["platforms"]["kubernetes"]
     executors = platform["deploymentSpec"]["executors"]
-    keyed = {n.removeprefix("exec-"): e for n, e in executors.items() if "secretAsEnv" in e}
-    assert set(keyed) == steps
-    for executor in keyed.values():
-        (volume,) = executor["secretAsVolume"]
-        assert (volume["mountPath"], volume["optional"]) == ("/etc/brewhouse/keys", True)
+    given = {
+        n.removeprefix("exec-"): e
+        for n, e in executors.items()
+        if any(_secret(s) == secret for s in e.get("secretAsEnv", ()))
+    }
+    assert set(given) == steps
+    for executor in given.values():
+        assert all(s["optional"] for s in executor["secretAsEnv"])
+        if secret == "brewhouse-release":
+            (volume,) = executor["secretAsVolume"]
+            assert (volume["mountPath"], volume["optional"]) == ("/etc/brewhouse/keys", True)
+
+
+def _secret(given: dict) -> str:
+    return str(given["secretNameParameter"]["runtimeValue"]["constant"])
 
 
 def test_only_steps_that_need_the_newest_state_are_never_cached(spec: dict) -> None:
