@@ -101,6 +101,7 @@ def test_runs_side_by_side_read_their_own_files(
     monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", "postgresql+psycopg://nobody@127.0.0.1:1/x")
     reader = FeastStore(one, domain=linkedin.domain, domain_path="linkedin", state=tmp_path / "own")
     reader.apply()
+    assert reader.store.config.online_store.type == "sqlite"
     frame = tiny.read("members").to_pandas()
     moments = frame.valid_from.astype("datetime64[us, UTC]").astype("int64").to_numpy() + 1
     assert len(reader.profiles_at(frame.member_id.tolist(), moments)) == len(frame)
