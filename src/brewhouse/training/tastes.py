@@ -172,7 +172,7 @@ class TasteStream:
         acts = (rng.uniform(0.0, 0.3), rng.uniform(0.3, 1.0))
 
         def word() -> int:
-            return int(cared_K[min(np.searchsorted(upto_K, rng.random()), kinds - 1)])
+            return int(cared_K[min(int(np.searchsorted(upto_K, rng.random())), kinds - 1)])
 
         def done() -> int:
             """An event of something done."""
