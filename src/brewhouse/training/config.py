@@ -129,6 +129,9 @@ class Stage(Strict):
                 f"stage {self.name}: no dropout with {made_up}; leave history_ and word_dropout out"
             )
             raise ValueError(msg)
+        if made_up and self.max_trunk is not None:
+            msg = f"stage {self.name}: {made_up} makes its own trunks; leave max_trunk out"
+            raise ValueError(msg)
         if self.word_dropout and self.loss == "tokens":
             msg = f"stage {self.name}: word_dropout would blot out what loss tokens is to predict"
             raise ValueError(msg)

@@ -212,6 +212,7 @@ class Trainer:
             return TasteStream(
                 stage.tastes,
                 self.tokenizer,
+                self.manifest.book,
                 self.manifest.answers,
                 data=self.config.data,
                 max_events=self.manifest.history["max_events"],

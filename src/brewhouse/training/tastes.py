@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from brewhouse.errors import TrainingError
+from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.shards import read_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.tree import TokenTree
@@ -79,6 +80,7 @@ class TasteStream:
         self,
         spec: TasteSpec,
         tokenizer: PromptTokenizer,
+        book: QuestionBook,
         answers: Sequence[Sequence[int]],
         *,
         data: Path,
@@ -92,6 +94,7 @@ class TasteStream:
         Args:
             spec: How hard the questions are.
             tokenizer: Tells marks from words.
+            book: The run's questions; those that no "none" answers are left out.
             answers: First token of every answer of every question.
             data: Token shards with folders `cpt` and `train`.
             max_events: Events of a history at most.
@@ -110,23 +113,27 @@ class TasteStream:
             raise TrainingError(msg)
         self.spec = spec
         self.answers = [np.array(row, np.int32) for row in answers]
+        self.no_of = [question.answer_of.get("none") for question in book.questions]
         self.max_events, self.max_tokens = max_events, max_tokens
         self.batch_tokens, self.seed = batch_tokens, seed
         marks, lines = np.array(tokenizer.marks), np.array(tokenizer.line_marks)
         self.root = _root(data / "cpt", tokenizer.begin, lines)
         events = list(islice(_events(data / "cpt", marks, lines), _BANK))
         asked = list(islice(_questions(data / "train"), _BANK))
-        self.events = _Bank.of(events, marks)
+        asked = [(question, leaf) for question, leaf in asked if self.no_of[question] is not None]
         self.asked = [question for question, _ in asked]
         self.leaves = _Bank.of([leaf for _, leaf in asked], marks)
-        self.labelled = self._labelled()
+        self.labelled = self._labelled(events)
+        # Where nothing is asked, what a real member passed over says nothing about a made-up one.
+        noes = {
+            int(row[no]) for row, no in zip(self.answers, self.no_of, strict=True) if no is not None
+        }
+        events = [b for b in events if int(b[0]) in self.labelled or int(b[-1]) not in noes]
+        self.events = _Bank.of(events, marks)
         self.offered = [i for i, block in enumerate(events) if int(block[0]) in self.labelled]
         self.cared_for = self._words_to_care_for()
         if not len(self.cared_for):
-            msg = (
-                f"{data}: no word stands in {spec.least} events and as many questions and in at "
-                f"most {spec.common:.0%} of events; lower least, raise common or drop the stage"
-            )
+            msg = f"{data}: no word stands in events and in questions; drop the stage"
             raise TrainingError(msg)
 
     def __call__(self) -> Iterator[list[TokenTree]]:
@@ -143,14 +150,21 @@ class TasteStream:
                 tokens += len(tree)
             yield batch
 
-    def _labelled(self) -> dict[int, np.ndarray]:
-        """Answers of surfaces that log what was passed over too, by the mark of the surface."""
-        rows = {
-            int(leaf[0]): self.answers[question]
-            for question, leaf in zip(self.asked, self.leaves.pieces, strict=True)
-        }
-        seen = {(int(block[0]), int(block[-1])) for block in self.events.pieces}
-        return {mark: row for mark, row in rows.items() if (mark, int(row[0])) in seen}
+    def _labelled(self, events: list[np.ndarray]) -> dict[int, int]:
+        """Questions of surfaces that log what was passed over too, by the mark of the surface."""
+        seen = {(int(block[0]), int(block[-1])) for block in events}
+        found: dict[int, int] = {}
+        for question, leaf in zip(self.asked, self.leaves.pieces, strict=True):
+            no = self.no_of[question]
+            if no is not None and (int(leaf[0]), int(self.answers[question][no])) in seen:
+                found[int(leaf[0])] = question
+        return found
+
+    def _label(self, question: int, *, yes: bool, rng: np.random.Generator) -> int:
+        """An answer's index: that of the question's "none", or one of the others."""
+        no = self.no_of[question] or 0
+        others = [i for i in range(len(self.answers[question])) if i != no]
+        return others[int(rng.integers(len(others)))] if yes else no
 
     def _words_to_care_for(self) -> np.ndarray:
         most = self.spec.common * len(self.events.pieces)
@@ -160,7 +174,10 @@ class TasteStream:
             if self.spec.least <= len(at) <= most
             and len(self.leaves.holding.get(word, ())) >= self.spec.least
         ]
-        return np.array(sorted(words))
+        # Where every word stands nearly everywhere, the rarest must do.
+        rest = sorted(self.events.holding.keys() & self.leaves.holding.keys())
+        rarest = sorted(rest, key=lambda word: len(self.events.holding[word]))[: self.spec.words]
+        return np.array(sorted(words) or rarest)
 
     def _member(self, rng: np.random.Generator) -> TokenTree:
         spec = self.spec
@@ -183,17 +200,18 @@ class TasteStream:
         tokens = [*self.root, *self._profile(done, rng)]
         for _ in range(int(rng.integers(self.max_events + 1))):
             at = done()
-            row = self.labelled.get(int(self.events.pieces[at][0]))
-            if row is not None and rng.random() < 0.5:  # Offered for reasons of its own.
+            question = self.labelled.get(int(self.events.pieces[at][0]))
+            if question is not None and rng.random() < 0.5:  # Offered for reasons of its own.
                 at = self.offered[rng.integers(len(self.offered))]
-                row = self.labelled[int(self.events.pieces[at][0])]
+                question = self.labelled[int(self.events.pieces[at][0])]
             block = self.events.pieces[at]
             if len(tokens) + len(block) > self.max_tokens:
                 break
             tokens += block.tolist()
-            if row is not None:
+            if question is not None:
                 about = bool(np.isin(cared_K, self.events.words[at]).any())
-                tokens[-1] = _answer(row, yes=rng.random() < acts[about], rng=rng)
+                label = self._label(question, yes=rng.random() < acts[about], rng=rng)
+                tokens[-1] = int(self.answers[question][label])
         return self._asking(tokens, word, cared_K, acts, rng)
 
     def _profile(self, done: Callable[[], int], rng: np.random.Generator) -> list[int]:
@@ -204,7 +222,7 @@ class TasteStream:
         words, times = np.unique(np.concatenate(past), return_counts=True)
         order = np.argsort(-times, kind="stable")[: int(rng.integers(*_PROFILE_WORDS))]
         named: list[int] = words[order].tolist()
-        return named
+        return named[: max(0, self.max_tokens // 2 - len(self.root))]
 
     def _asking(
         self,
@@ -231,8 +249,7 @@ class TasteStream:
             starts.append(len(tokens))
             tokens += leaf.tolist()
             questions.append(self.asked[at])
-            answers = len(self.answers[self.asked[at]])
-            labels.append(int(rng.integers(1, answers)) if yes else 0)
+            labels.append(self._label(self.asked[at], yes=yes, rng=rng))
         asked = len(starts)
         return TokenTree(
             member="",
@@ -255,11 +272,6 @@ class TasteStream:
             if not np.isin(cared_K, self.leaves.words[other]).any():
                 return other
         return None
-
-
-def _answer(row: np.ndarray, *, yes: bool, rng: np.random.Generator) -> int:
-    """One of a surface's answers, the first of which says no."""
-    return int(row[rng.integers(1, len(row))] if yes else row[0])
 
 
 def _root(shards: Path, begin: int, lines: np.ndarray) -> list[int]:
