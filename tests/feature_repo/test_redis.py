@@ -14,8 +14,10 @@ import yaml
 
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.domains.loader import DomainFolder
-from brewhouse.platform.feast_store import FeastStore
+from brewhouse.errors import ConfigError
+from brewhouse.platform.feast_store import FeastStore, feature_repo
 from brewhouse.stages import features
+from tests.conftest import ROOT
 from tests.release.test_concurrency import postgres  # noqa: F401
 
 NOW = "2024-03-10"
@@ -86,6 +88,24 @@ def test_a_run_fills_redis_and_the_shared_registry(
     told = (tmp_path / "there" / "feature_store.yaml").read_text()
     assert "told" not in told
     assert yaml.safe_load(told)["online_store"]["connection_string"] == "${BREWHOUSE_FEAST_REDIS}"
+
+
+def test_what_is_missing_is_named(
+    tiny: Snapshot, linkedin: DomainFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BREWHOUSE_FEAST_REDIS")
+    store = FeastStore(tmp_path, domain=linkedin.domain, domain_path="linkedin")
+    with pytest.raises(ConfigError, match="'staging' .* needs BREWHOUSE_FEAST_REDIS; .* secret"):
+        store.apply()
+
+
+def test_steps_fill_the_project_that_is_served() -> None:
+    served = yaml.safe_load(
+        (ROOT / "manifests/components/features/featurestore.yaml").read_text(encoding="utf-8")
+    )["spec"]["feastProject"]
+    for env in ("staging", "prod"):
+        path = feature_repo() / "environments" / env / "feature_store.yaml"
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))["project"] == served
 
 
 def test_runs_side_by_side_read_their_own_files(

@@ -6,6 +6,7 @@ import atexit
 import importlib.util
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from brewhouse.data.schema import interactions_schema
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError
-from brewhouse.files import read_json
+from brewhouse.files import read_json, write_text
 from brewhouse.platform.feast_rows import HISTORY, history_rows, item_facts, items_of
 from brewhouse.platform.warehouse import load, schema_of
 from brewhouse.prompts.evidence import (
@@ -102,17 +103,20 @@ class FeastStore:
         os.environ["BREWHOUSE_DOMAIN"] = domain_path
         os.environ["BREWHOUSE_FEAST_DATA"] = str(self.data)
         os.environ["BREWHOUSE_FEAST_STATE"] = str((state or data).resolve())
-        env = env or os.environ.get("BREWHOUSE_FEAST_ENV", "local")
+        env = env or os.environ.get("BREWHOUSE_FEAST_ENV") or "local"
         self._yaml = feature_repo() / "environments" / env / "feature_store.yaml"
         if not self._yaml.is_file():
-            msg = f"no environment '{env}' in {feature_repo() / 'environments'}"
+            msg = (
+                f"no environment '{env}' in {feature_repo() / 'environments'}; set "
+                "BREWHOUSE_FEAST_ENV to a folder's name there"
+            )
             raise ConfigError(msg)
         self.engine = _engine(self._yaml)
         os.environ["BREWHOUSE_FEAST_ENGINE"] = self.engine
         about = self.data / ABOUT
         if self.engine == "postgres" and about.is_file():
             os.environ["BREWHOUSE_FEAST_TABLES"] = schema_of(read_json(about)["snapshot"])
-        self._reads_only = state is not None
+        self._reads_only, self._state = state is not None, (state or data).resolve()
         self._store: FeatureStore | None = None
 
     @property
@@ -127,27 +131,31 @@ class FeastStore:
 
     def _own_yaml(self) -> Path:
         value = yaml.safe_load(self._yaml.read_text(encoding="utf-8"))
-        state = Path(os.environ["BREWHOUSE_FEAST_STATE"])
         here = {
-            "registry": {"registry_type": "file", "path": str(state / "registry.db")},
-            "online_store": {"type": "sqlite", "path": str(state / "online.db")},
+            "registry": {"registry_type": "file", "path": str(self._state / "registry.db")},
+            "online_store": {"type": "sqlite", "path": str(self._state / "online.db")},
         }
         own = ["registry"] if self.shares_registry else []
-        if self._reads_only and value["online_store"]["type"] != "sqlite":
+        online = value.get("online_store") or {}
+        if self._reads_only and online.get("type", "sqlite") != "sqlite":
             own.append("online_store")
         if not own:
             return self._yaml
-        path = state / "feature_store.yaml"
-        state.mkdir(parents=True, exist_ok=True)
+        path = self._state / "feature_store.yaml"
+        self._state.mkdir(parents=True, exist_ok=True)
         # Names of variables stay names: Feast puts their values in, and no file holds a password.
-        path.write_text(yaml.safe_dump(value | {part: here[part] for part in own}))
+        text = yaml.safe_dump(value | {part: here[part] for part in own})
+        _check_named(text, self._yaml)
+        write_text(path, text)
         return path
 
     @property
     def shares_registry(self) -> bool:
         """Whether the environment has a registry that others read too."""
-        value = yaml.safe_load(self._yaml.read_text(encoding="utf-8"))
-        return bool(value["registry"]["registry_type"] != "file")
+        registry = yaml.safe_load(self._yaml.read_text(encoding="utf-8")).get("registry")
+        if not isinstance(registry, dict):
+            return False  # A path alone is a file.
+        return bool(registry.get("registry_type", "file") != "file")
 
     def prepare(self, snapshot: Snapshot, *, now: datetime, histories: bool = True) -> None:
         """Write what sources read: profiles, items, the log by month, histories.
@@ -204,7 +212,10 @@ class FeastStore:
         self.store.apply(self._definitions())
 
     def publish(self) -> None:
-        """Register them where servers and other teams look, if the environment has such a place."""
+        """Register them where servers look, if the environment has such a place.
+
+        Servers read online. An environment holds one domain: the last one published is served.
+        """
         if self.shares_registry:
             _open(self._yaml).apply(self._definitions())
 
@@ -325,7 +336,23 @@ class FeastStore:
         return pa.Table.from_pylist(parts, schema=HISTORY)
 
 
+def _check_named(text: str, of: Path) -> None:
+    """Check that every variable which an environment names is set.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    unset = sorted({n for n in re.findall(r"\$\{(\w+)\}", text) if not os.environ.get(n)})
+    if unset:
+        msg = (
+            f"environment '{of.parent.name}' of the feature repo needs {', '.join(unset)}; set "
+            "what is missing, in a cluster in the secret brewhouse-feast"
+        )
+        raise ConfigError(msg)
+
+
 def _open(path: Path) -> FeatureStore:
+    _check_named(path.read_text(encoding="utf-8"), path)
     warnings.filterwarnings("ignore", module="feast")
     from feast import FeatureStore
 
