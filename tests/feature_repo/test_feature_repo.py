@@ -15,8 +15,9 @@ from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import to_micros
 from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
+from brewhouse.platform.feast_environment import feature_repo
 from brewhouse.platform.feast_rows import history_rows, item_facts
-from brewhouse.platform.feast_store import FeastStore, feature_repo
+from brewhouse.platform.feast_store import FeastStore
 from brewhouse.prompts.builder import TreeBuilder, voices
 from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.stream import Candidate

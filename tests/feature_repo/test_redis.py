@@ -15,7 +15,8 @@ import yaml
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import ConfigError
-from brewhouse.platform.feast_store import FeastStore, feature_repo
+from brewhouse.platform.feast_environment import FeastEnvironment, feature_repo
+from brewhouse.platform.feast_store import FeastStore
 from brewhouse.stages import features
 from tests.conftest import ROOT
 from tests.release.test_concurrency import postgres  # noqa: F401
@@ -67,14 +68,10 @@ def _rows(store: FeastStore, members: list[str]) -> dict[str, list[object]]:
 def test_a_run_fills_redis_and_the_shared_registry(
     tiny: Snapshot, linkedin: DomainFolder, tmp_path: Path
 ) -> None:
-    there = features.run(
-        domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "there", now=NOW
-    )
+    features.run(domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "there", now=NOW)
     members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
     # A server knows nothing of the run: it opens the environment as it stands.
-    from feast import FeatureStore
-
-    server = FeatureStore(fs_yaml_file=there._yaml)
+    server = FeastEnvironment("staging").open()
     served = server.get_online_features(
         features=server.get_feature_service("ranker_v1"),
         entity_rows=[{"member_id": member} for member in members],

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import importlib.util
 import json
 import os
-import re
-import sys
-import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from brewhouse.data.schema import interactions_schema
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.domains.spec import Domain
-from brewhouse.errors import ConfigError
-from brewhouse.files import read_json, write_text
+from brewhouse.files import read_json
+from brewhouse.platform.feast_environment import FeastEnvironment
 from brewhouse.platform.feast_rows import HISTORY, history_rows, item_facts, items_of
 from brewhouse.platform.warehouse import load, schema_of
 from brewhouse.prompts.evidence import (
@@ -48,30 +42,6 @@ ONE_MICROSECOND = timedelta(microseconds=1)
 _LOG_COLUMNS = [
     f.name for f in interactions_schema() if f.name not in ("member_id", "event_at", "created_at")
 ]
-
-
-def feature_repo() -> Path:
-    """Folder of the Feast definitions: BREWHOUSE_FEATURE_REPO, or that of a source checkout.
-
-    Raises:
-        ConfigError: It is nowhere to be found.
-    """
-    named = os.environ.get("BREWHOUSE_FEATURE_REPO")
-    path = Path(named) if named else Path(__file__).resolve().parents[3] / "feature_repo"
-    if not (path / "definitions.py").is_file():
-        msg = f"no feature repo at {path}; set BREWHOUSE_FEATURE_REPO to the folder"
-        raise ConfigError(msg)
-    return path
-
-
-def _close_engine() -> None:
-    """Close the DuckDB connection that Feast leaves open, which complains of leaks at exit."""
-    import ibis
-
-    backend = ibis.options.default_backend
-    if backend is not None:
-        backend.disconnect()
-        ibis.options.default_backend = None
 
 
 class FeastStore:
@@ -103,15 +73,8 @@ class FeastStore:
         os.environ["BREWHOUSE_DOMAIN"] = domain_path
         os.environ["BREWHOUSE_FEAST_DATA"] = str(self.data)
         os.environ["BREWHOUSE_FEAST_STATE"] = str((state or data).resolve())
-        env = env or os.environ.get("BREWHOUSE_FEAST_ENV") or "local"
-        self._yaml = feature_repo() / "environments" / env / "feature_store.yaml"
-        if not self._yaml.is_file():
-            msg = (
-                f"no environment '{env}' in {feature_repo() / 'environments'}; set "
-                "BREWHOUSE_FEAST_ENV to a folder's name there"
-            )
-            raise ConfigError(msg)
-        self.engine = _engine(self._yaml)
+        self.environment = FeastEnvironment(env)
+        self.engine = self.environment.engine
         os.environ["BREWHOUSE_FEAST_ENGINE"] = self.engine
         about = self.data / ABOUT
         if self.engine == "postgres" and about.is_file():
@@ -121,41 +84,10 @@ class FeastStore:
 
     @property
     def store(self) -> FeatureStore:
-        """The Feast store, opened at first use; its registry is this process's own.
-
-        A registry that others share would lead them to this process's files, and it to theirs.
-        """
+        """The Feast store, opened at first use; its registry is this process's own."""
         if self._store is None:
-            self._store = _open(self._own_yaml())
+            self._store = self.environment.open_own(self._state, reads_only=self._reads_only)
         return self._store
-
-    def _own_yaml(self) -> Path:
-        value = yaml.safe_load(self._yaml.read_text(encoding="utf-8"))
-        here = {
-            "registry": {"registry_type": "file", "path": str(self._state / "registry.db")},
-            "online_store": {"type": "sqlite", "path": str(self._state / "online.db")},
-        }
-        own = ["registry"] if self.shares_registry else []
-        online = value.get("online_store") or {}
-        if self._reads_only and online.get("type", "sqlite") != "sqlite":
-            own.append("online_store")
-        if not own:
-            return self._yaml
-        path = self._state / "feature_store.yaml"
-        self._state.mkdir(parents=True, exist_ok=True)
-        # Names of variables stay names: Feast puts their values in, and no file holds a password.
-        text = yaml.safe_dump(value | {part: here[part] for part in own})
-        _check_named(text, self._yaml)
-        write_text(path, text)
-        return path
-
-    @property
-    def shares_registry(self) -> bool:
-        """Whether the environment has a registry that others read too."""
-        registry = yaml.safe_load(self._yaml.read_text(encoding="utf-8")).get("registry")
-        if not isinstance(registry, dict):
-            return False  # A path alone is a file.
-        return bool(registry.get("registry_type", "file") != "file")
 
     def prepare(self, snapshot: Snapshot, *, now: datetime, histories: bool = True) -> None:
         """Write what sources read: profiles, items, the log by month, histories.
@@ -209,24 +141,15 @@ class FeastStore:
 
     def apply(self) -> None:
         """Register entities, sources, views and services in this process's own registry."""
-        self.store.apply(self._definitions())
+        self.store.apply(self.environment.definitions())
 
     def publish(self) -> None:
         """Register them where servers look, if the environment has such a place.
 
         Servers read online. An environment holds one domain: the last one published is served.
         """
-        if self.shares_registry:
-            _open(self._yaml).apply(self._definitions())
-
-    def _definitions(self) -> list[Any]:
-        module = _load_definitions(feature_repo() / "definitions.py")
-        kinds = ("Entity", "FeatureView", "FeatureService", "PushSource")
-        return [
-            value
-            for value in vars(module).values()
-            if type(value).__name__ in kinds or type(value).__name__.endswith("Source")
-        ]
+        if self.environment.shares_registry:
+            self.environment.open().apply(self.environment.definitions())
 
     def materialize(self, *, until: datetime) -> None:
         """Load profiles, items and histories into the online store."""
@@ -336,36 +259,6 @@ class FeastStore:
         return pa.Table.from_pylist(parts, schema=HISTORY)
 
 
-def _check_named(text: str, of: Path) -> None:
-    """Check that every variable which an environment names is set.
-
-    Raises:
-        ConfigError: One is not.
-    """
-    unset = sorted({n for n in re.findall(r"\$\{(\w+)\}", text) if not os.environ.get(n)})
-    if unset:
-        msg = (
-            f"environment '{of.parent.name}' of the feature repo needs {', '.join(unset)}; set "
-            "what is missing, in a cluster in the secret brewhouse-feast"
-        )
-        raise ConfigError(msg)
-
-
-def _open(path: Path) -> FeatureStore:
-    _check_named(path.read_text(encoding="utf-8"), path)
-    warnings.filterwarnings("ignore", module="feast")
-    from feast import FeatureStore
-
-    atexit.register(_close_engine)
-    return FeatureStore(fs_yaml_file=path)
-
-
-def _engine(path: Path) -> str:
-    """What the offline store of an environment runs on, as definitions name it."""
-    kind = str(yaml.safe_load(path.read_text(encoding="utf-8"))["offline_store"]["type"])
-    return "file" if kind in ("duckdb", "file", "dask") else kind
-
-
 def _evidence(
     rows: dict[str, list[Any]], index: int, verbalizer: Verbalizer
 ) -> list[Past | Version]:
@@ -389,14 +282,3 @@ def _evidence(
         )
     ]
     return merge(past, profile_versions(versions, verbalizer).get("", []))
-
-
-def _load_definitions(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("brewhouse_feature_repo", path)
-    if spec is None or spec.loader is None:
-        msg = f"{path} cannot be loaded"
-        raise ConfigError(msg)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
