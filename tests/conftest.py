@@ -34,6 +34,7 @@ from brewhouse.prompts.tree import TokenTree  # noqa: E402
 from brewhouse.prompts.verbalizer import Verbalizer  # noqa: E402
 from brewhouse.tasks.suite import load_suite  # noqa: E402
 
+pytest_plugins = ["tests.servers"]
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 

@@ -8,13 +8,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.release.conftest import House
-from tests.release.test_concurrency import postgres  # noqa: F401
 
 
 def test_decisions_and_refusals(
     house: House,
     console: Callable[..., TestClient],
-    postgres: str,  # noqa: F811
+    postgres: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BREWHOUSE_DATABASE_URI", postgres)

@@ -18,15 +18,14 @@ from brewhouse.errors import DataError
 from brewhouse.platform import warehouse
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.stages import features
-from tests.release.test_concurrency import postgres  # noqa: F401
 
 NOW = "2024-03-10"
 
 
 @pytest.fixture(scope="module")
-def connection(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def connection(postgres: str) -> Iterator[dict[str, Any]]:
     """A server, named as a deployment names it."""
-    url = make_url(request.getfixturevalue("postgres"))
+    url = make_url(postgres)
     named = {
         "BREWHOUSE_FEAST_ENV": "postgres",
         "BREWHOUSE_FEAST_PG_HOST": str(url.host),

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,42 +15,15 @@ from brewhouse.platform.feast_environment import FeastEnvironment, feature_repo
 from brewhouse.platform.feast_store import FeastStore
 from brewhouse.stages import features
 from tests.conftest import ROOT
-from tests.release.test_concurrency import postgres  # noqa: F401
 
 NOW = "2024-03-10"
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of our own on loopback, with a password."""
-    server = shutil.which("redis-server")
-    if server is None:
-        pytest.skip("redis-server is not on this machine")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "told"],
-        cwd=tmp_path_factory.mktemp("redis"),
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port},password=told"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @pytest.fixture(autouse=True)
-def staging(request: pytest.FixtureRequest, redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def staging(redis: str, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREWHOUSE_FEAST_ENV", "staging")
     monkeypatch.setenv("BREWHOUSE_FEAST_REDIS", redis)
-    monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", request.getfixturevalue("postgres"))
+    monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", postgres)
 
 
 def _rows(store: FeastStore, members: list[str]) -> dict[str, list[object]]:

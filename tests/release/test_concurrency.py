@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,67 +22,6 @@ def draft(act: Act, *, actor: str = "m", revision: int | None = None) -> Draft:
     return Draft(
         act=act, model="ranker", version="1", actor=actor, role="machine", revision=revision
     )
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Postgres of our own on loopback."""
-    if shutil.which("initdb") is None and not Path("/usr/lib/postgresql").is_dir():
-        pytest.skip("Postgres is not on this machine")
-    found = shutil.which("initdb") or str(next(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
-    tools = Path(found).resolve().parent
-    folder = tmp_path_factory.mktemp("postgres")
-    data = folder / "data"
-    user: dict[str, object] = {}
-    if os.geteuid() == 0:
-        # Postgres refuses to run as root.
-        account = pwd.getpwnam("postgres" if _has("postgres") else "nobody")
-        user = {"user": account.pw_uid, "group": account.pw_gid}
-        for path in (folder, *folder.parents):
-            if path.stat().st_uid == 0 and path not in (Path("/"), Path("/tmp")):
-                path.chmod(path.stat().st_mode | 0o755)
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    run = {"check": True, "cwd": folder, "capture_output": True, **user}
-    subprocess.run([tools / "initdb", "-D", data, "-U", "brew", "-A", "trust"], **run)
-    server = subprocess.Popen(
-        [tools / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        **user,
-    )
-    uri = f"postgresql+psycopg://brew@127.0.0.1:{port}/postgres"
-    try:
-        _await(port)
-        yield uri
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-
-
-def _has(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
-
-
-def _await(port: int) -> None:
-    import psycopg
-
-    for _ in range(100):
-        try:
-            psycopg.connect(f"host=127.0.0.1 port={port} user=brew dbname=postgres").close()
-        except psycopg.OperationalError:
-            time.sleep(0.1)
-        else:
-            return
-    msg = "Postgres did not start"
-    raise RuntimeError(msg)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -57,7 +57,7 @@ def stream(shards: Path, *, plain: bool = False, **changes: object) -> TasteStre
     limits: dict = {"max_events": 20, "max_tokens": 200, "batch_tokens": 2000, "seed": 3}
     spec = {k: v for k, v in changes.items() if k not in limits}
     return TasteStream(
-        TasteSpec(**{"least": 3, "common": 0.3} | spec),  # type: ignore[arg-type]
+        TasteSpec.model_validate({"least": 3, "common": 0.3} | spec),
         tokenizer,
         ShardsManifest.read(shards).book,
         ShardsManifest.read(shards).answers,
