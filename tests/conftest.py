@@ -43,6 +43,7 @@ TOGETHER = {"kfp": "rights", "kube": "rights", "images": "images"}
 """Folders whose tests share a worker: those that record calls with those that compare them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist reads the groups, or a file's tests are scattered.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip by name what this machine cannot run; a file's tests share a worker."""
     import torch
