@@ -36,7 +36,7 @@ demo-drift: $(STAMP) ## Plant drift in a simulated network, watch it, retrain on
 	$(BIN)/brewhouse demo-drift --out runs/demo-drift
 
 test: $(STAMP) ## Run all tests (in as many processes as WORKERS says, two by default)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP) types ## Style, imports, types, direction of dependencies
 	$(BIN)/ruff check .

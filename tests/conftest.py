@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,14 +44,24 @@ TOGETHER = {"kfp": "rights", "kube": "rights", "images": "images"}
 """Folders whose tests share a worker: those that record calls with those that compare them."""
 
 
-@pytest.hookimpl(tryfirst=True)  # Before xdist reads the groups, or a file's tests are scattered.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send a file's tests to one worker, so that its fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.split("::")[0]
+            return TOGETHER.get(Path(path).parent.name, path)
+
+    return Files(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip by name what this machine cannot run; a file's tests share a worker."""
+    """Skip by name what this machine cannot run."""
     import torch
 
     for item in items:
-        group = TOGETHER.get(item.path.parent.name, str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
         if item.get_closest_marker("shared_data") and not (SHARED / "data").is_dir():
