@@ -21,7 +21,6 @@ from brewhouse.errors import DataError, LifecycleError, RegistryError
 from brewhouse.platform.database import Database
 from brewhouse.platform.drift_log import DriftLog
 from tests.conftest import ROOT
-from tests.release.test_concurrency import postgres  # noqa: F401
 
 START = date(2026, 1, 5)
 Make = Callable[[], DriftLog]
