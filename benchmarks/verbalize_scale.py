@@ -75,7 +75,7 @@ def prepare(folder: str, members: int) -> int:
     work = Path(folder)
     raw = simulate(World(members=members, **WORLD), work / "raw", workers=1)
     cut = import_source(load_domain("linkedin").domain, raw, work / "snapshot")
-    features.run(domain="linkedin", snapshot=cut.path, features_out=work / "features", online=False)
+    features.run(domain="linkedin", snapshot=cut.path, features_out=work / "features")
     return int(cut.manifest["rows"]["interactions"])
 
 

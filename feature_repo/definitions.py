@@ -5,6 +5,8 @@ the stores are. The domain decides the columns. Variables are read when the file
 BREWHOUSE_DOMAIN (a built-in name or a folder), BREWHOUSE_FEAST_DATA (folder written by the
 `features` step), and, where the offline store is a warehouse, BREWHOUSE_FEAST_ENGINE (`postgres`,
 `spark`, `trino` or `bigquery`) and BREWHOUSE_FEAST_TABLES (schema or dataset of its tables).
+Environments name their project after BREWHOUSE_FEAST_DOMAIN, the domain's name: an online store and
+a registry hold several domains side by side.
 """
 
 import os

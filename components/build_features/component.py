@@ -1,4 +1,4 @@
-"""Fill the Feast store from a snapshot."""
+"""Fill Feast's offline store from a snapshot."""
 
 from brewhouse.components.images import image
 from kfp import dsl
@@ -13,16 +13,16 @@ def build_features(
     validated: dsl.Input[dsl.Artifact],
     features: dsl.Output[dsl.Dataset],
 ):
-    """Register definitions and load profiles, items and recent histories.
+    """Write profiles, items and the log where Feast reads them, and register definitions.
 
     Args:
         domain: Built-in domain or folder with a domain.yaml.
-        online: Whether the online store is filled; training and evaluation do not read it, and for
-            hundreds of thousands of members it takes minutes.
+        online: Whether histories are written for `publish_features`, too; for hundreds of thousands
+            of members it takes minutes.
         publish_to: Folder or URI that collects the run's evidence.
         snapshot: Snapshot.
         validated: Proof that the snapshot passed validation.
-        features: File sources and local stores.
+        features: File sources and a registry.
     """
     from pathlib import Path
 
@@ -33,6 +33,6 @@ def build_features(
         domain=domain,
         snapshot=Path(snapshot.path),
         features_out=Path(features.path),
-        online=online,
+        histories=online,
         publish_to=publish_to,
     )

@@ -5,6 +5,7 @@ from brewhouse.components.evaluate.component import evaluate
 from brewhouse.components.gate.component import gate
 from brewhouse.components.import_data.component import import_data
 from brewhouse.components.preflight.component import preflight
+from brewhouse.components.publish_features.component import publish_features
 from brewhouse.components.register_candidate.component import register_candidate
 from brewhouse.components.report_status.component import report_status
 from brewhouse.components.train_baselines.component import train_baselines
@@ -147,6 +148,18 @@ def train_and_evaluate(
             cpu="2",
             memory="8Gi",
         )
+        served = _size(
+            publish_features(
+                domain=domain,
+                online=online,
+                publish_to=publish_to,
+                features=stored.outputs["features"],
+            ),
+            cpu="1",
+            memory="4Gi",
+        )
+        # What the online store holds is no input of the step: a store that is new is filled again.
+        served.set_caching_options(False)
         told = _size(
             verbalize(
                 domain=domain,
@@ -246,5 +259,5 @@ def train_and_evaluate(
         kubernetes.mount_pvc(registered, pvc_name=claim, mount_path="/workspace")
         with_secrets(registered)
         with_secrets(decided)
-        for reads_features in (checked_first, stored, told, based):
+        for reads_features in (checked_first, stored, served, told, based):
             with_features(reads_features)

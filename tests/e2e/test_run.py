@@ -116,6 +116,7 @@ def test_the_evidence_of_a_run(finished) -> None:
             "import_data",
             "validate_data",
             "build_features",
+            "publish_features",
             "verbalize",
             "train_ranker",
             "train_baselines",

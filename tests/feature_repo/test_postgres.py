@@ -17,7 +17,7 @@ from brewhouse.domains.loader import DomainFolder
 from brewhouse.errors import DataError
 from brewhouse.platform import warehouse
 from brewhouse.platform.feast_store import FeastStore
-from brewhouse.stages import features
+from brewhouse.stages import features, publishing
 
 NOW = "2024-03-10"
 
@@ -47,7 +47,9 @@ def filled(
     tiny: Snapshot, connection: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("features")
+    # Asked for without histories, it has them: the schema is written once, for whoever comes.
     features.run(domain="linkedin", snapshot=tiny.path, features_out=out, now=NOW)
+    features.run(domain="linkedin", snapshot=tiny.path, features_out=out, now=NOW, histories=True)
     return out
 
 
@@ -83,12 +85,17 @@ def test_online_rows_are_those_of_files(
     tiny: Snapshot, filled: Path, linkedin: DomainFolder, tmp_path: Path
 ) -> None:
     features.run(
-        domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "files", now=NOW, env="local"
+        domain="linkedin",
+        snapshot=tiny.path,
+        features_out=tmp_path / "files",
+        now=NOW,
+        env="local",
+        histories=True,
     )
     members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
     rows = []
     for data, env in ((tmp_path / "files", "local"), (filled, "postgres")):
-        store = FeastStore(data, domain=linkedin.domain, domain_path="linkedin", env=env)
+        store = publishing.run(domain="linkedin", features=data, out=tmp_path / env, env=env)
         rows.append(
             store.store.get_online_features(
                 features=store.store.get_feature_service("ranker_v1"),

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from feast import FeatureStore
 
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.domains.loader import DomainFolder
-from brewhouse.errors import ConfigError
+from brewhouse.domains.loader import DomainFolder, domain_path
+from brewhouse.errors import ConfigError, DataError
 from brewhouse.platform.feast_environment import FeastEnvironment, feature_repo
 from brewhouse.platform.feast_store import FeastStore
-from brewhouse.stages import features
+from brewhouse.stages import features, publishing
 from tests.conftest import ROOT
 
 NOW = "2024-03-10"
@@ -26,34 +27,75 @@ def staging(redis: str, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", postgres)
 
 
-def _rows(store: FeastStore, members: list[str]) -> dict[str, list[object]]:
-    rows: dict[str, list[object]] = store.store.get_online_features(
-        features=store.store.get_feature_service("ranker_v1"),
+def _rows(store: FeatureStore, members: list[str]) -> dict[str, list[object]]:
+    rows: dict[str, list[object]] = store.get_online_features(
+        features=store.get_feature_service("ranker_v1"),
         entity_rows=[{"member_id": member} for member in members],
     ).to_dict()
     return rows
 
 
-def test_a_run_fills_redis_and_the_shared_registry(
-    tiny: Snapshot, linkedin: DomainFolder, tmp_path: Path
-) -> None:
-    features.run(domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "there", now=NOW)
-    members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
-    # A server knows nothing of the run: it opens the environment as it stands.
-    server = FeastEnvironment("staging").open()
-    served = server.get_online_features(
-        features=server.get_feature_service("ranker_v1"),
-        entity_rows=[{"member_id": member} for member in members],
-    ).to_dict()
-    files = features.run(
-        domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "here", now=NOW, env="local"
+def _fill(domain: str, cut: Snapshot, out: Path, *, env: str = "") -> FeastStore:
+    at, own = out / "features", out / "served"
+    features.run(
+        domain=domain, snapshot=cut.path, features_out=at, now=NOW, env=env, histories=True
     )
-    assert served == _rows(files, members)
+    return publishing.run(domain=domain, features=at, out=own, env=env)
+
+
+def _served(domain: str, members: list[str]) -> dict[str, list[object]]:
+    """What a server tells: it knows nothing of the run and opens the environment as it stands."""
+    return _rows(FeastEnvironment("staging", domain=domain).open(), members)
+
+
+def test_a_run_fills_redis_and_the_shared_registry(tiny: Snapshot, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    _fill("linkedin", tiny, there)
+    members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
+    served = _served("linkedin", members)
+    assert served == _rows(_fill("linkedin", tiny, tmp_path / "here", env="local").store, members)
     assert any(served["items"])
-    assert not (tmp_path / "there" / "online.db").exists()
-    told = (tmp_path / "there" / "feature_store.yaml").read_text()
-    assert "told" not in told
+    assert not list(there.rglob("online.db"))
+    told = (there / "served" / "feature_store.yaml").read_text()
     assert yaml.safe_load(told)["online_store"]["connection_string"] == "${BREWHOUSE_FEAST_REDIS}"
+
+
+def test_a_store_that_is_new_is_filled_from_what_was_built(
+    tiny: Snapshot, tmp_path: Path, redis: str
+) -> None:
+    """The offline store comes from a cache, the online store lost all it had."""
+    from redis import Redis
+
+    _fill("linkedin", tiny, tmp_path)
+    members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
+    before = _served("linkedin", members)
+    host, port = redis.split(",")[0].split(":")
+    Redis(host, int(port), password=redis.partition("password=")[2]).flushall()
+    assert not any(_served("linkedin", members)["items"])
+    publishing.run(domain="linkedin", features=tmp_path / "features", out=tmp_path / "again")
+    assert _served("linkedin", members) == before
+
+
+def test_domains_lie_side_by_side(tiny: Snapshot, tmp_path: Path) -> None:
+    members = sorted(set(tiny.read("members").column("member_id").to_pylist()))[:40]
+    _fill("linkedin", tiny, tmp_path / "one")
+    before = _served("linkedin", members)
+    other = tmp_path / "other"
+    shutil.copytree(domain_path("linkedin"), other)
+    told = (other / "domain.yaml").read_text()
+    assert told.count("\nname: linkedin\n") + told.startswith("name: linkedin\n") == 1
+    (other / "domain.yaml").write_text(told.replace("name: linkedin\n", "name: other\n", 1))
+    _fill(str(other), tiny, tmp_path / "two")
+    assert _served("other", members) == before
+    assert _served("linkedin", members) == before
+    projects = FeastEnvironment("staging", domain="other").open().list_projects()
+    assert {p.name for p in projects} >= {"brewhouse_linkedin", "brewhouse_other"}
+
+
+def test_features_without_histories_fill_nothing(tiny: Snapshot, tmp_path: Path) -> None:
+    features.run(domain="linkedin", snapshot=tiny.path, features_out=tmp_path / "f", now=NOW)
+    with pytest.raises(DataError, match="holds no histories.* online = true"):
+        publishing.run(domain="linkedin", features=tmp_path / "f", out=tmp_path / "o")
 
 
 def test_what_is_missing_is_named(
@@ -71,7 +113,8 @@ def test_steps_fill_the_project_that_is_served() -> None:
     )["spec"]["feastProject"]
     for env in ("staging", "prod"):
         path = feature_repo() / "environments" / env / "feature_store.yaml"
-        assert yaml.safe_load(path.read_text(encoding="utf-8"))["project"] == served
+        project = yaml.safe_load(path.read_text(encoding="utf-8"))["project"]
+        assert project.replace("${BREWHOUSE_FEAST_DOMAIN}", "linkedin") == served
 
 
 def test_runs_side_by_side_read_their_own_files(
@@ -80,12 +123,19 @@ def test_runs_side_by_side_read_their_own_files(
     """A later run's paths in the shared registry lead no earlier one astray."""
     one, two = tmp_path / "one", tmp_path / "two"
     for out in (one, two):
-        features.run(domain="linkedin", snapshot=tiny.path, features_out=out, now=NOW)
+        _fill("linkedin", tiny, out)
+    one = one / "features"
     shutil.rmtree(two)
     # A step that reads has its own stores: those of the environment may be away.
     monkeypatch.setenv("BREWHOUSE_FEAST_REDIS", "127.0.0.1:1")
     monkeypatch.setenv("BREWHOUSE_FEAST_REGISTRY", "postgresql+psycopg://nobody@127.0.0.1:1/x")
-    reader = FeastStore(one, domain=linkedin.domain, domain_path="linkedin", state=tmp_path / "own")
+    reader = FeastStore(
+        one,
+        domain=linkedin.domain,
+        domain_path="linkedin",
+        state=tmp_path / "own",
+        reads_only=True,
+    )
     reader.apply()
     assert reader.store.config.online_store.type == "sqlite"
     frame = tiny.read("members").to_pandas()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 from brewhouse.platform.trainjob import ClusterSpec
 from tests.conftest import ROOT
@@ -243,6 +245,7 @@ def test_a_queue_leads_to_a_share_of_pools_that_are_there(team: str) -> None:
     share = cluster["ClusterQueue", queue["spec"]["clusterQueue"]]["spec"]
     allowed = share["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
     assert queue["metadata"]["namespace"] == allowed
+    _fits_quota(share, space["ResourceQuota", "team"]["spec"]["hard"])
     flavors = {f["name"] for group in share["resourceGroups"] for f in group["flavors"]}
     assert flavors <= {called for kind, called in cluster if kind == "ResourceFlavor"}
     arguments = yaml.safe_load(space_map(space, "drift-arguments")["arguments.yaml"])
@@ -254,6 +257,19 @@ def test_a_queue_leads_to_a_share_of_pools_that_are_there(team: str) -> None:
         assert ("LocalQueue", asked.queue) in space
         assert ("PersistentVolumeClaim", asked.claim) in space
         assert ("WorkloadPriorityClass", asked.priority) in cluster
+
+
+def _fits_quota(share: Object, quota: dict[str, str]) -> None:
+    """A namespace has room for all that its queue may admit, and for what no queue counts."""
+    held: dict[str, Decimal] = {}
+    for flavor in share["resourceGroups"][0]["flavors"]:
+        for counted in flavor["resources"]:
+            most = parse_quantity(counted["nominalQuota"])
+            most += parse_quantity(counted["borrowingLimit"])
+            held[counted["name"]] = held.get(counted["name"], Decimal(0)) + most
+    for resource, most in held.items():
+        room = parse_quantity(quota[f"requests.{resource}"])
+        assert room >= most if "/" in resource else room > most, resource
 
 
 def space_map(space: dict[tuple[str, str], Object], prefix: str) -> dict[str, str]:

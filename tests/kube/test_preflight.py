@@ -68,7 +68,7 @@ def test_a_whole_cluster_lacks_nothing(cluster: Cluster) -> None:
     assert {name: told for name, told in found.items() if told[0] is not State.OK} == {}
     assert found["queue"][1] == "gpu -> ranker, 32 nvidia.com/gpu"
     assert found["pools"][1] == "nodes with 8 nvidia.com/gpu: h100: 4"
-    assert found["quota"][1] == "team: requests.nvidia.com/gpu 50 of 50 free"
+    assert found["quota"][1] == "team: requests.nvidia.com/gpu 64 of 64 free"
     assert found["workspace"][1] == "training: ReadWriteMany of the default class"
 
 
@@ -165,19 +165,31 @@ def test_what_is_missing_is_found_with_its_remedy(cluster: Cluster, case: str) -
 
 
 def test_more_gpus_than_there_are(cluster: Cluster) -> None:
-    found = look(cluster, gpus=64, nodes=8)
+    found = look(cluster, gpus=48, nodes=6)
     # What other teams of the cohort leave idle may be borrowed.
-    told = "ranker has 32 of 64 nvidia.com/gpu of one kind"
+    told = "ranker has 32 of 48 nvidia.com/gpu of one kind"
     assert found["queue"][:2] == (State.UNKNOWN, told)
     assert "idle in cohort ranking" in found["queue"][2]
+    assert found["quota"][0] is State.OK
+    most = look(cluster, gpus=72, nodes=9)
+    told = "ranker may hold 48 of 72 nvidia.com/gpu of one kind"
+    assert most["queue"][:2] == (State.MISSING, told)
+    assert "borrowingLimit of ClusterQueue ranker" in most["queue"][2]
     share = cluster.objects["kueue.x-k8s.io/v1beta2", "clusterqueues", "", "ranker"]
+    (gpus,) = (
+        r
+        for r in share["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
+        if r["name"] == "nvidia.com/gpu"
+    )
+    del gpus["borrowingLimit"]
+    assert look(cluster, gpus=72, nodes=9)["queue"][0] is State.UNKNOWN
     del share["spec"]["cohortName"]
     alone = look(cluster, gpus=64, nodes=8)
     assert alone["queue"][0] is State.MISSING
     assert "raise nominalQuota of ClusterQueue ranker" in alone["queue"][2]
-    assert found["quota"][:2] == (
+    assert most["quota"][:2] == (
         State.MISSING,
-        "team: requests.nvidia.com/gpu 50, 64 are asked",
+        "team: requests.nvidia.com/gpu 64, 72 are asked",
     )
     # A pool that scales up on demand may be small now.
     assert found["pools"][0] is State.ABSENT

@@ -74,6 +74,7 @@ def registered(tiny: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Path
 def kept(registered: Path) -> WatchedVersion:
     reference = Reference.model_validate(read_json(registered / "reference" / "reference.json"))
     return WatchedVersion(
+        name="ranker",
         number="1",
         model=MODEL,
         folder=registered / "reference",
@@ -158,7 +159,7 @@ def test_a_day_is_observed_once_and_windows_join_days(
     # A day of a tiny world has few of anything.
     monkeypatch.setattr(measure, "LEAST_CASES", 1)
     first = _measure(tiny, registered, kept, tmp_path, policy, end, end + timedelta(days=3))
-    days = sorted((tmp_path / "store" / "1").iterdir())
+    days = sorted((tmp_path / "store" / "ranker" / "1").iterdir())
     assert [d.name for d in days] == [str(end + timedelta(days=n)) for n in range(3)]
     before = {p: p.stat().st_mtime_ns for d in days for p in d.iterdir()}
     again = _measure(tiny, registered, kept, tmp_path, policy, end, end + timedelta(days=3))

@@ -20,6 +20,7 @@ STEPS = {
     "import-data",
     "validate-data",
     "build-features",
+    "publish-features",
     "verbalize",
     "train-ranker",
     "train-baselines",
@@ -99,7 +100,7 @@ def test_training_and_its_job_share_the_claim() -> None:
         (
             "train_and_evaluate",
             "brewhouse-feast",
-            {"preflight", "build-features", "verbalize", "train-baselines"},
+            {"preflight", "build-features", "publish-features", "verbalize", "train-baselines"},
         ),
         ("promote", "brewhouse-release", {"promote"}),
         ("monitor", "brewhouse-release", {"monitor-drift"}),
@@ -133,7 +134,7 @@ def test_only_steps_that_need_the_newest_state_are_never_cached(spec: dict) -> N
     cached = {
         n for n, t in body["dag"]["tasks"].items() if t.get("cachingOptions", {}).get("enableCache")
     }
-    assert STEPS - cached == {"preflight", "gate", "report-status"}
+    assert STEPS - cached == {"preflight", "publish-features", "gate", "report-status"}
 
 
 def test_nothing_is_computed_before_the_preflight(spec: dict) -> None:

@@ -35,7 +35,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _folder(tmp_path / "runs" / "train-old", 40, size=1000)
     _folder(tmp_path / "runs" / "train-new", 3)
     for version, days in {"1": 90, "2": 20, "3": 90, "4": 90}.items():
-        _folder(tmp_path / "observations" / version, days)
+        _folder(tmp_path / "observations" / "ranker" / version, days)
+    # Of a model that shares the workspace: this registry says nothing of its versions.
+    _folder(tmp_path / "observations" / "other" / "1", 90)
     return tmp_path
 
 
@@ -46,7 +48,7 @@ def _names(workspace: Path, days: float = 30) -> list[str]:
 
 
 def test_old_runs_and_versions_out_of_use_may_go(workspace: Path) -> None:
-    assert _names(workspace) == ["runs/train-old", "observations/1"]
+    assert _names(workspace) == ["runs/train-old", "observations/ranker/1"]
     assert _names(workspace, days=1000) == []
 
 
@@ -55,7 +57,7 @@ def test_a_run_in_which_anything_changed_stays(workspace: Path) -> None:
     deep = workspace / "runs" / "train-old" / "inner" / "file"
     moment = (NOW - timedelta(days=1)).timestamp()
     os.utime(deep, (moment, moment))
-    assert _names(workspace) == ["observations/1"]
+    assert _names(workspace) == ["observations/ranker/1"]
 
 
 def test_a_trained_model_stays(workspace: Path) -> None:
@@ -97,8 +99,9 @@ def test_listed_first_and_removed_when_told(workspace: Path) -> None:
     assert (workspace / "runs" / "train-old").is_dir()
     removed = json.loads(CliRunner().invoke(app, [*command, "--delete"]).stdout)
     assert removed["bytes"] == told["bytes"]
-    left = sorted(p.relative_to(workspace).as_posix() for p in workspace.glob("*/*"))
-    assert left == ["observations/3", "observations/4"]
+    left = sorted(p.relative_to(workspace).as_posix() for p in workspace.glob("observations/*/*"))
+    assert left == ["observations/other/1", "observations/ranker/3", "observations/ranker/4"]
+    assert not list((workspace / "runs").iterdir())
 
 
 def test_what_is_in_use_or_waits_is_asked_of_the_registry(

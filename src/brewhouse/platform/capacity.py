@@ -5,7 +5,7 @@ GPUs, cores and memory are compared alike; a job of several nodes has them all o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -94,27 +94,45 @@ def _fits_share(
         # Kueue admits no workload that asks for what its queue does not count.
         remedy = f"add it to coveredResources of ClusterQueue {share}"
         return missing("queue", f"{share} counts no {', '.join(bare)}", remedy)
+    own = _best_flavors(groups, wanted, lambda r: _amount(r["nominalQuota"]))
+    if not (short := _short(own, wanted)):
+        return ok("queue", f"{needs.queue} -> {share}, {_told(own)}")
+    cohort = spec.get("cohortName", "")
+    if not cohort:
+        remedy = f"raise nominalQuota of ClusterQueue {share}"
+        return missing("queue", f"{share} has {short} of one kind", remedy)
+    if beyond := _short(_best_flavors(groups, wanted, _with_borrowed), wanted):
+        remedy = f"raise nominalQuota or borrowingLimit of ClusterQueue {share}"
+        return missing("queue", f"{share} may hold {beyond} of one kind", remedy)
+    remedy = f"the rest must be idle in cohort {cohort}; else raise its nominalQuota"
+    return unknown("queue", f"{share} has {short} of one kind", remedy)
+
+
+def _with_borrowed(resource: Mapping[str, Any]) -> Decimal:
+    """What a queue of a cohort may hold of a resource; without a limit, anything."""
+    limit = resource.get("borrowingLimit")
+    borrowed = Decimal("Infinity") if limit is None else _amount(limit)
+    return _amount(resource["nominalQuota"]) + borrowed
+
+
+def _best_flavors(
+    groups: list[dict[str, Any]],
+    wanted: dict[str, Decimal],
+    amount: Callable[[Mapping[str, Any]], Decimal],
+) -> dict[str, Decimal]:
+    """What each group's best flavor has of what is asked."""
     has: dict[str, Decimal] = {}
     for group in groups:
         asked = {n: v for n, v in wanted.items() if n in group["coveredResources"]}
-        has |= _best_flavor(group, asked)
-    short = _short(has, wanted)
-    cohort = spec.get("cohortName", "")
-    if short and cohort:
-        remedy = f"the rest must be idle in cohort {cohort}; else raise its nominalQuota"
-        return unknown("queue", f"{share} has {short} of one kind", remedy)
-    if short:
-        remedy = f"raise nominalQuota of ClusterQueue {share}"
-        return missing("queue", f"{share} has {short} of one kind", remedy)
-    return ok("queue", f"{needs.queue} -> {share}, {_told(has)}")
+        flavors = [{r["name"]: amount(r) for r in f["resources"]} for f in group["flavors"]]
+        has |= _best_flavor(flavors, asked)
+    return has
 
 
-def _best_flavor(group: dict[str, Any], asked: dict[str, Decimal]) -> dict[str, Decimal]:
+def _best_flavor(
+    flavors: list[dict[str, Decimal]], asked: dict[str, Decimal]
+) -> dict[str, Decimal]:
     """What the flavor has that comes nearest to all that is asked: nodes of a job are of a kind."""
-    flavors = [
-        {r["name"]: _amount(r["nominalQuota"]) for r in flavor["resources"]}
-        for flavor in group["flavors"]
-    ]
     held = [{name: found.get(name, Decimal(0)) for name in asked} for found in flavors]
     none = Decimal(0)
     return max(

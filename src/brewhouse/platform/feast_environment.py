@@ -37,7 +37,7 @@ def feature_repo() -> Path:
 
 
 class FeastEnvironment:
-    """One folder under `feature_repo/environments`.
+    """One folder under `feature_repo/environments`, each domain a Feast project of its own.
 
     Attributes:
         name: The folder's name.
@@ -46,15 +46,17 @@ class FeastEnvironment:
         shares_registry: Whether it has a registry that others read too.
     """
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", *, domain: str) -> None:
         """Find an environment.
 
         Args:
             name: Of the folder; that of BREWHOUSE_FEAST_ENV, else `local`, if empty.
+            domain: Name of the domain whose project it is.
 
         Raises:
             ConfigError: There is none of that name.
         """
+        self._domain = domain
         self.name = name or os.environ.get("BREWHOUSE_FEAST_ENV") or "local"
         self.path = feature_repo() / "environments" / self.name / "feature_store.yaml"
         if not self.path.is_file():
@@ -110,6 +112,7 @@ class FeastEnvironment:
         ]
 
     def _open(self, path: Path) -> FeatureStore:
+        os.environ["BREWHOUSE_FEAST_DOMAIN"] = self._domain
         named = re.findall(r"\$\{(\w+)\}", path.read_text(encoding="utf-8"))
         if unset := sorted({n for n in named if not os.environ.get(n)}):
             msg = (

@@ -55,6 +55,7 @@ class FeastStore:
         domain_path: str,
         env: str = "",
         state: Path | None = None,
+        reads_only: bool = False,
     ) -> None:
         """Open the store of an environment.
 
@@ -64,22 +65,24 @@ class FeastStore:
             domain_path: How `load_domain` finds it.
             env: Name of a folder under `feature_repo/environments`; BREWHOUSE_FEAST_ENV, else
                 `local`, if empty.
-            state: Where local registry and online store lie; `data` by default. A step that only
-                reads a copy of the data gives a scratch folder and calls `apply`, for a registry
-                remembers where its sources were; it never touches the environment's own stores.
+            state: Where local registry and online store lie; `data` by default. A step that reads
+                a copy of the data gives a folder of its own and calls `apply`, for a registry
+                remembers where its sources were.
+            reads_only: Whether the online store is a file there too, so that the environment's
+                own is never touched.
         """
         self.data = data.resolve()
         self.domain = domain
         os.environ["BREWHOUSE_DOMAIN"] = domain_path
         os.environ["BREWHOUSE_FEAST_DATA"] = str(self.data)
         os.environ["BREWHOUSE_FEAST_STATE"] = str((state or data).resolve())
-        self.environment = FeastEnvironment(env)
+        self.environment = FeastEnvironment(env, domain=domain.name)
         self.engine = self.environment.engine
         os.environ["BREWHOUSE_FEAST_ENGINE"] = self.engine
         about = self.data / ABOUT
         if self.engine == "postgres" and about.is_file():
             os.environ["BREWHOUSE_FEAST_TABLES"] = schema_of(read_json(about)["snapshot"])
-        self._reads_only, self._state = state is not None, (state or data).resolve()
+        self._reads_only, self._state = reads_only, (state or data).resolve()
         self._store: FeatureStore | None = None
 
     @property
@@ -98,9 +101,11 @@ class FeastStore:
         Args:
             snapshot: Of the domain.
             now: Moment that histories hold for.
-            histories: Whether they are written; only the online store needs them.
+            histories: Whether they are written; only the online store needs them. A schema in
+                Postgres has them always, for it is written once, for whoever comes.
         """
-        kept = self._histories(snapshot, now) if histories else HISTORY.empty_table()
+        wanted = histories or self.engine == "postgres"
+        kept = self._histories(snapshot, now) if wanted else HISTORY.empty_table()
         if self.engine == "postgres":
             self._load(snapshot, kept)
             return
@@ -146,7 +151,7 @@ class FeastStore:
     def publish(self) -> None:
         """Register them where servers look, if the environment has such a place.
 
-        Servers read online. An environment holds one domain: the last one published is served.
+        Servers read the online store; definitions there tell them what it holds.
         """
         if self.environment.shares_registry:
             self.environment.open().apply(self.environment.definitions())

@@ -173,6 +173,7 @@ _FLOW: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "import_data": (("domain",), ("snapshot",)),
     "validate_data": (("snapshot",), ()),
     "build_features": (("snapshot",), ()),
+    "publish_features": (("snapshot",), ()),
     "verbalize": (("snapshot",), ("shards",)),
     "train_ranker": (("shards",), ("model",)),
     "train_baselines": (("shards",), ()),

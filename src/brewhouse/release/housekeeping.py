@@ -44,7 +44,8 @@ def waste(workspace: Path, settings: Settings, *, days: float, now: datetime) ->
 
     Args:
         workspace: Folder with `runs` (checkpoints) and `observations` (days that were scored).
-        settings: Registry: what the champion and whatever waits for a person need stays.
+        settings: Registry and its model: what the champion and whatever waits for a person need
+            stays, and so do days of other models.
         days: Folders in which something changed since stay.
         now: Aware.
 
@@ -57,7 +58,8 @@ def waste(workspace: Path, settings: Settings, *, days: float, now: datetime) ->
         raise ConfigError(msg)
     needed = _needed(settings)
     limit = now - timedelta(days=days)
-    found = [*_runs(workspace / RUNS, limit), *_observations(workspace, needed, limit)]
+    observed = workspace / OBSERVATIONS / settings.model_name
+    found = [*_runs(workspace / RUNS, limit), *_observations(observed, needed, limit)]
     return sorted(found, key=lambda one: (-one.bytes, str(one.path)))
 
 
@@ -101,8 +103,8 @@ def _runs(folder: Path, limit: datetime) -> Iterator[Waste]:
             yield Waste(path=path, keeps=MODEL, bytes=size, changed=changed, why=why)
 
 
-def _observations(workspace: Path, needed: set[str], limit: datetime) -> Iterator[Waste]:
-    for path in _folders(workspace / OBSERVATIONS):
+def _observations(folder: Path, needed: set[str], limit: datetime) -> Iterator[Waste]:
+    for path in _folders(folder):
         size, changed = _measured(path)
         if path.name not in needed and changed < limit:
             why = f"days of version {path.name}, which is not in use and waits for nobody"

@@ -29,6 +29,7 @@ class WatchedVersion:
     """A registered version on this machine's disk.
 
     Attributes:
+        name: Of the registered model.
         number: Version.
         model: Exported model.
         folder: What was bound to it: `reference.json`, inputs and projection.
@@ -39,6 +40,7 @@ class WatchedVersion:
         champion: Whether it is in use.
     """
 
+    name: str
     number: str
     model: Path
     folder: Path
@@ -88,6 +90,7 @@ def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[Watc
         folder = Path(scratch) / "reference"
         reference, missing = _bound(kept, folder)
         yield WatchedVersion(
+            name=settings.model_name,
             number=number,
             model=model,
             folder=folder,

@@ -121,7 +121,9 @@ def run(
     suite = load_suite(load_domain(domain)).select(list(manifest.book.readings))
     cut = Snapshot.open(snapshot)
     with tempfile.TemporaryDirectory(prefix="brewhouse-feast-") as scratch:
-        store = FeastStore(features, domain=spec, domain_path=domain, state=Path(scratch))
+        store = FeastStore(
+            features, domain=spec, domain_path=domain, state=Path(scratch), reads_only=True
+        )
         store.apply()
         rows = rows_of(spec, store, cut, manifest, shards, Variant(frozen=frozen))
         builder = features_of(spec, store, cut, manifest, rows, seed)

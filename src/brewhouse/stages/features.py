@@ -1,4 +1,4 @@
-"""Step 3: snapshot -> Feast: register definitions, load the online store."""
+"""Step 3: snapshot -> Feast's offline store."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def run(
     features_out: Path,
     now: str = "",
     env: str = "",
-    online: bool = True,
+    histories: bool = False,
     publish_to: str = "",
 ) -> FeastStore:
-    """Fill the feature store from a snapshot.
+    """Fill the offline store from a snapshot.
 
     Args:
         domain: Built-in name or folder.
         snapshot: Snapshot folder.
-        features_out: Folder for file sources and local stores.
-        now: Moment that online histories hold for; by default just after the newest log entry.
+        features_out: Folder for file sources and a registry.
+        now: Moment that histories hold for; by default just after the newest log entry.
         env: Environment of the feature repo; that of BREWHOUSE_FEAST_ENV if empty.
-        online: Whether the online store is filled; training and evaluation do not read it.
+        histories: Whether each member's history at that moment is written, which `publishing` loads
+            into the online store; training and evaluation do not read it.
         publish_to: Run folder.
     """
     folder = load_domain(domain)
@@ -45,21 +46,18 @@ def run(
     ).as_py()
     moment = parse_day(now) if now else newest
     store = FeastStore(features_out, domain=folder.domain, domain_path=domain, env=env)
-    store.prepare(cut, now=moment, histories=online)
+    store.prepare(cut, now=moment, histories=histories)
     store.apply()
-    if online:
-        store.materialize(until=moment)
-        store.publish()
     write_json(
         features_out / ABOUT,
         {
             "schema_version": 1,
             "snapshot": cut.digest,
             "as_of": moment.isoformat(),
-            "service": "ranker_v1",
+            "histories": histories,
         },
     )
-    tell(f"feature service ranker_v1 filled as of {moment:%Y-%m-%d %H:%M}")
+    tell(f"offline store holds {folder.domain.name} as of {moment:%Y-%m-%d %H:%M}")
     note_lineage(
         publish_to, "build_features", {"snapshot": cut.digest, "as_of": moment.isoformat()}
     )

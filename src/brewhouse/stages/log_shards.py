@@ -63,7 +63,9 @@ def pull_log(
         profiles = cut.read("members", columns=["member_id", spec.regions.column])
         out = excluded_members(profiles, spec.regions.column, spec.regions.allowed)
     counts: Counter[str] = Counter(members_outside_regions=len(out))
-    store = FeastStore(features, domain=spec, domain_path=domain, state=logs.parent)
+    store = FeastStore(
+        features, domain=spec, domain_path=domain, state=logs.parent, reads_only=True
+    )
     store.apply()
     allow_open_files(shards, what=f"{shards:,} shards of members")
     writers: dict[int, pq.ParquetWriter] = {}

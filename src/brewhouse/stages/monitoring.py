@@ -184,7 +184,7 @@ def measure_window(
         features: Its feature folder.
         policy: Says how much is scored and compared, and when labels are final.
         kept: The version, with its reference.
-        store: Folder of observed days, one below it a version.
+        store: Folder of observed days, below it one a model, and in that one a version.
         out: Folder for the page.
         start: First day.
         end: Day after the last.
@@ -212,7 +212,7 @@ def measure_window(
         tasks=tuple(task.name for task in tasks),
         as_of=moment,
     )
-    home = store / kept.number
+    home = store / kept.name / kept.number
     mine = max(kept.reference.end, start - policy.maturity_days * DAY)
     observe(
         watched,

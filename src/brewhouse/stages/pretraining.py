@@ -70,7 +70,7 @@ def run(recipe: Recipe, *, work: Path, out: Path) -> Results:
             oracle_out=oracle,
         )
     if not (store / features.ABOUT).exists():
-        features.run(domain=recipe.domain, snapshot=snapshot, features_out=store, online=False)
+        features.run(domain=recipe.domain, snapshot=snapshot, features_out=store)
     if not (shards / ShardsManifest.FILE).exists():
         verbalizing.run(
             domain=recipe.domain,
