@@ -102,7 +102,7 @@ def test_the_evidence_of_a_run(finished) -> None:
     } <= probes
     report = (out / "evidence" / "report.html").read_text()
     assert "Does it read its history?" in report
-    cold = next(p for p in results["probes"] if p["name"] == "newest_4")
+    cold = next(p for p in results["probes"] if p["name"] == "newcomer")
     assert {"popularity", "member_mean", "lightgbm"} <= set(cold["peers"])
     assert "When no more than 4 interactions of a member are known" in report
     assert "regret</th>" in report

@@ -11,7 +11,7 @@ from brewhouse.domains.loader import DomainFolder
 from brewhouse.evaluation.metrics import auc
 from brewhouse.evaluation.probes import ProbeRows, judge_probes, share_rising
 from brewhouse.prompts.evidence import Past, Version
-from brewhouse.prompts.probes import GROWING, NEWEST_COLD, distortions
+from brewhouse.prompts.probes import COLD, GROWING, distortions
 
 EVIDENCE = [
     Version(2, 1, "junior rust", "now junior rust"),
@@ -20,6 +20,7 @@ EVIDENCE = [
         for i, action in enumerate(["none", "liked", "applied", "none", "viewed", "liked"], 1)
     ),
 ]
+CUT = f"newest_{COLD}"
 
 
 def events(evidence: list) -> list[Past]:
@@ -30,6 +31,7 @@ def test_cuts_keep_profiles_and_the_newest(linkedin: DomainFolder) -> None:
     probes = distortions(linkedin.domain)
     assert probes["newest_0"](EVIDENCE) == EVIDENCE[:1]
     assert probes["newest_4"](EVIDENCE) == [EVIDENCE[0], *EVIDENCE[-4:]]
+    assert probes["newcomer"](EVIDENCE) == probes["newest_4"](EVIDENCE)
     assert probes["newest_20"](EVIDENCE) == EVIDENCE
 
 
@@ -86,21 +88,20 @@ def test_baselines_asked_with_as_little_are_compared() -> None:
     tasks = [rows("a", 1, worth=1.5), rows("b", 2, worth=1.5)]
     weak = {t.task: t.y * 0.2 + np.random.default_rng(3).normal(size=300) for t in tasks}
     asked = [
-        replace(t, peers={NEWEST_COLD: {"lightgbm": weak[t.task], "same": t.changed[NEWEST_COLD]}})
-        for t in tasks
+        replace(t, peers={CUT: {"lightgbm": weak[t.task], "same": t.changed[CUT]}}) for t in tasks
     ]
     found = {p.name: p for p in judge_probes(asked, kind="history", resamples=50, seed=0)}
-    assert {name for name, p in found.items() if p.peers} == {NEWEST_COLD}
-    peers = found[NEWEST_COLD].peers
+    assert {name for name, p in found.items() if p.peers} == {CUT}
+    peers = found[CUT].peers
     theirs = np.mean([auc(t.y, weak[t.task]) for t in tasks])
     assert peers["lightgbm"].auc == pytest.approx(theirs)
     lead = peers["lightgbm"].lead
-    assert lead.value == pytest.approx(found[NEWEST_COLD].auc - theirs)
+    assert lead.value == pytest.approx(found[CUT].auc - theirs)
     assert 0 < lead.low < lead.value < lead.high
     # Paired: the same scores differ by nothing in any resample.
     assert (peers["same"].lead.low, peers["same"].lead.high) == (0, 0)
     # One that was not asked every task would be compared on others.
-    asked[1] = replace(asked[1], peers={NEWEST_COLD: {"same": weak["b"]}})
+    asked[1] = replace(asked[1], peers={CUT: {"same": weak["b"]}})
     found = judge_probes(asked, kind="history", resamples=50, seed=0)
     assert [sorted(p.peers) for p in found] == [[], ["same"], []]
 

@@ -19,17 +19,19 @@ from brewhouse.prompts.stream import Evidence
 Distortion = Callable[[Evidence], Evidence]
 NONE = "none"
 COLD = 4
-"""Events that a member knows at most where cold start is asked for: baselines are asked it too."""
+"""Events that a member knows at most where cold start is asked for."""
 CUTS = (0, COLD, 20)
 GROWING = tuple(f"newest_{events}" for events in CUTS)
 """Probes that tell no history, then a longer one each."""
-NEWEST_COLD = f"newest_{COLD}"
+NEWCOMER = "newcomer"
+"""More requests told with the `COLD` newest events; baselines are asked them knowing as little."""
 
 
 def distortions(domain: Domain) -> dict[str, Distortion]:
     """The probes of a domain, by name.
 
-    `newest_K` tells only the K newest events (and all profile changes). `shuffled_order` deals the
+    `newest_K` tells only the K newest events (and all profile changes), `newcomer` the `COLD`
+    newest. `shuffled_order` deals the
     events out anew over the times, `shuffled_labels` the actions over the events of the same
     surface. `flipped_labels` turns every action into `none` and every `none` into the action that
     is commonest in the history on that surface, or the surface's first.
@@ -37,6 +39,7 @@ def distortions(domain: Domain) -> dict[str, Distortion]:
     actions = {name: surface.actions for name, surface in domain.surfaces.items()}
     return {
         **{name: partial(_newest, keep) for name, keep in zip(GROWING, CUTS, strict=True)},
+        NEWCOMER: partial(_newest, COLD),
         "shuffled_order": _shuffled_order,
         "shuffled_labels": _shuffled_labels,
         "flipped_labels": lambda evidence: _flipped_labels(evidence, actions),

@@ -12,7 +12,7 @@ from brewhouse.evaluation.results import Results, SliceResult, TaskResult
 from brewhouse.evaluation.slices import HISTORY_NAMES
 from brewhouse.files import write_text
 from brewhouse.gates.verdict import Verdict
-from brewhouse.prompts.probes import COLD, NEWEST_COLD
+from brewhouse.prompts.probes import COLD, NEWCOMER
 from brewhouse.reporting import plots
 
 ORDER = tuple(plots.STYLE)
@@ -195,8 +195,9 @@ def sentences(results: Results) -> list[str]:
 
 PROBES = {
     "newest_0": "no history, profile only",
-    NEWEST_COLD: f"the {COLD} newest events only",
+    f"newest_{COLD}": f"the {COLD} newest events only",
     "newest_20": "the 20 newest events only",
+    NEWCOMER: f"the {COLD} newest events only, more requests",
     "shuffled_order": "events dealt out anew over the times",
     "shuffled_labels": "actions dealt out anew over the events of each surface",
     "flipped_labels": "every action turned into its opposite",
@@ -217,7 +218,7 @@ def probe_sentences(results: Results) -> list[str]:
     for cold in (p for p in results.probes if results.production in p.peers):
         peer = cold.peers[results.production]
         out.append(
-            f"When no more than {cold.name.removeprefix('newest_')} interactions of a member are "
+            f"When no more than {COLD} interactions of a member are "
             f"known, the ranker's mean AUC is {cold.auc:.3f} and that of "
             f"{plots.STYLE[results.production][2]}, asked with as little, {peer.auc:.3f}: "
             f"{peer.lead.value:+.3f} ({peer.lead.low:+.3f} to {peer.lead.high:+.3f})."

@@ -19,7 +19,7 @@ from brewhouse.data.timelines import Log, Timelines, build_timelines, log_from_t
 from brewhouse.data.twins import with_twins
 from brewhouse.domains.spec import Domain
 from brewhouse.platform.feast_store import FeastStore
-from brewhouse.prompts.probes import COLD
+from brewhouse.prompts.probes import COLD, NEWCOMER
 from brewhouse.prompts.shards import read_folder
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.prompts.verbalizer import Verbalizer
@@ -63,7 +63,7 @@ def rows_of(
     shards: Path,
     variant: Variant,
 ) -> Rows:
-    """Targets of all tasks from the log that Feast gives; rows of probes are asked of twins too."""
+    """Targets of all tasks from the log that Feast gives; newcomers' are asked of twins too."""
     months = cut.months()
     start = datetime.strptime(months[0], "%Y-%m").replace(tzinfo=UTC)
     table = store.interactions(start, datetime(2200, 1, 1, tzinfo=UTC))
@@ -86,7 +86,7 @@ def rows_of(
     plain = np.flatnonzero(is_train | is_test)
 
     lag = int(spec.history.lag.total_seconds() * 1e6)
-    probed = _probed(shards, manifest)
+    probed = [row for tree in read_folder(shards / "probes" / NEWCOMER) for row in tree.row_N]
     tests = np.flatnonzero(is_test)
     again = tests[np.isin(log.interaction_id[tests].astype(str), probed)]
     # A twin knows what the ranker is told: events of surfaces that are not held out.
@@ -109,12 +109,6 @@ def rows_of(
         member_ids=twins.member_ids,
         own_rows=len(log),
     )
-
-
-def _probed(shards: Path, manifest: ShardsManifest) -> list[str]:
-    """Rows whose requests are told in changed forms too."""
-    trees = read_folder(shards / "styles" / manifest.style)
-    return [row for tree in trees for row in tree.row_N]
 
 
 def features_of(

@@ -124,7 +124,7 @@ def run(
         scorer,
         suite,
         evidence.rows,
-        manifest,
+        leaves,
         cold=pq.read_table(baselines / COLD_SCORES) if baselines and asked_cold else None,
         resamples=min(resamples, 200),
         seed=seed,

@@ -30,8 +30,11 @@ def scratch(*, recall: int, trunks: int, tastes: int, finetune: int) -> list[dic
 
 
 def tune(*, finetune: int) -> list[dict[str, Any]]:
-    """Stages of a model that can read histories already: questions alone."""
-    return [_finetune(finetune, lr=1e-3)]
+    """Stages of a model that can read histories already: questions alone.
+
+    Every fifth tree is asked with little or no history, or newcomers' answers get worse.
+    """
+    return [_finetune(finetune, lr=1e-3) | {"history_dropout": 0.2}]
 
 
 def _finetune(tokens: int, *, lr: float) -> dict[str, Any]:

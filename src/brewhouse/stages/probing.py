@@ -12,10 +12,9 @@ import pyarrow as pa
 
 from brewhouse.evaluation.probes import ProbeRows, judge_probes, share_rising
 from brewhouse.evaluation.results import ProbeResult
-from brewhouse.prompts.probes import GROWING, NEWEST_COLD
+from brewhouse.prompts.probes import GROWING, NEWCOMER
 from brewhouse.prompts.shards import read_folder
-from brewhouse.prompts.shards_manifest import ShardsManifest
-from brewhouse.scoring.scorer import Scorer
+from brewhouse.scoring.scorer import LeafScores, Scorer
 from brewhouse.stages.common import tell
 from brewhouse.tasks.spec import Task
 from brewhouse.tasks.suite import Suite
@@ -48,7 +47,7 @@ def run(
     scorer: Scorer,
     suite: Suite,
     rows: pa.Table,
-    manifest: ShardsManifest,
+    leaves: LeafScores,
     *,
     cold: pa.Table | None = None,
     resamples: int,
@@ -61,31 +60,28 @@ def run(
         scorer: The ranker.
         suite: Tasks.
         rows: Test rows with their actions and members.
-        manifest: Names the style that is served.
-        cold: What baselines say of the probe's rows when they know `COLD` events at most.
+        leaves: Test rows as they are served, scored.
+        cold: What baselines say of the newcomers' rows when they know `COLD` events at most.
         resamples: Bootstrap resamples of members.
         seed: Seed of the bootstrap.
     """
-    labels = _Labels.of(rows)
-    ordinary = score(scorer, shards / FOLDERS["style"] / manifest.style)
-    if not ordinary:
-        return []
+    labels, ordinary = _Labels.of(rows), _by_key(leaves)
     peers = _by_task(cold)
     found: list[ProbeResult] = []
     for kind, folder in FOLDERS.items():
-        changed = {
-            path.name: score(scorer, path)
-            for path in sorted((shards / folder).glob("*/"))
-            if path.name != manifest.style
-        }
-        tell(f"probed {len(ordinary):,} candidates with {kind} changed in {len(changed)} ways")
-        tasks = [
-            probed
-            for task in suite.tasks
-            if task.tier == "T1"
-            and (probed := _task(task, scorer, labels, ordinary, changed, peers))
-        ]
-        if changed:
+        asked: dict[frozenset[tuple[str, int]], dict[str, Logits]] = {}
+        for path in sorted((shards / folder).glob("*/")):
+            if logits := score(scorer, path):
+                asked.setdefault(frozenset(logits), {})[path.name] = logits
+        # Probes of the same rows share their resamples.
+        for keys, changed in asked.items():
+            tell(f"probed {len(keys):,} candidates: {kind} changed, {', '.join(changed)}")
+            tasks = [
+                probed
+                for task in suite.tasks
+                if task.tier == "T1"
+                and (probed := _task(task, scorer, labels, ordinary, changed, peers))
+            ]
             found += judge_probes(tasks, kind=kind, resamples=resamples, seed=seed)
     return found
 
@@ -112,7 +108,7 @@ def _task(
     peers: Peers,
 ) -> ProbeRows | None:
     question = scorer.book.readings[task.name].question
-    asked = [key for key in ordinary if key[1] == question]
+    asked = [key for key in next(iter(changed.values())) if key[1] == question]
     asked = [key for key in asked if labels.action[key[0]] in (*task.positive, *task.negative)]
     if not asked:
         return None
@@ -126,7 +122,7 @@ def _task(
         member=np.array([labels.member[row] for row, _ in asked]),
         ordinary=log_odds(ordinary),
         changed={name: log_odds(logits) for name, logits in changed.items()},
-        peers={NEWEST_COLD: _aligned(peers.get(task.name, {}), [row for row, _ in asked])},
+        peers={NEWCOMER: _aligned(peers.get(task.name, {}), [row for row, _ in asked])},
     )
 
 
@@ -151,8 +147,9 @@ def _aligned(peers: dict[str, dict[str, float]], rows: list[str]) -> dict[str, n
 def score(scorer: Scorer, folder: Path) -> Logits:
     """Score the trees of a folder; nothing where there are none."""
     trees = read_folder(folder)
-    if not trees:
-        return {}
-    leaves = scorer.score(trees)
+    return _by_key(scorer.score(trees)) if trees else {}
+
+
+def _by_key(leaves: LeafScores) -> Logits:
     keys = zip(leaves.rows_N.tolist(), leaves.question_N.tolist(), strict=True)
     return dict(zip(keys, leaves.logits_NA, strict=True))

@@ -23,7 +23,7 @@ from brewhouse.prompts.columnar import ColumnarBuilder
 from brewhouse.prompts.evidence import profile_versions
 from brewhouse.prompts.numbers import NumberWords
 from brewhouse.prompts.pieces import PieceStore, VoicePieces, voice_pieces, with_members
-from brewhouse.prompts.probes import distortions
+from brewhouse.prompts.probes import NEWCOMER, distortions
 from brewhouse.prompts.shards import write_tables, write_trees
 from brewhouse.prompts.tokenizer import PromptTokenizer
 from brewhouse.prompts.verbalizer import Verbalizer
@@ -46,6 +46,7 @@ class Work:
     tokenizer: Path
     test_share: dict[str, float]
     probe_share: dict[str, float]
+    newcomer_share: dict[str, float]
     numbers: NumberWords
     tasks: tuple[str, ...]
     variant: Variant
@@ -152,18 +153,23 @@ def tell_shard(job: tuple[Work, int]) -> dict[str, Any]:
 
 
 def _write_probes(work: Work, telling: Telling, spec: Domain, log: Log, name: str) -> None:
-    """The same few requests in every style, and with histories tampered with."""
-    chosen = test_rows(log, work.split, work.probe_share)[min(work.split.tests)]
-    timelines, _ = _timelines(log, spec, chosen)
-    only = work.variant.probe
+    """The same few requests in every other style, and with histories tampered with."""
+
+    def asked(share: dict[str, float]) -> Timelines:
+        rows = test_rows(log, work.split, share)[min(work.split.tests)]
+        return _timelines(log, spec, rows)[0]
+
+    few, only = asked(work.probe_share), work.variant.probe
     if not only:
-        asking = ColumnarBuilder(spec, telling.pieces, timelines)
+        asking = ColumnarBuilder(spec, telling.pieces, few)
         for style in spec.prompt.styles:
-            write_tables(work.out / "styles" / style / name, asking.requests(style=style))
+            if style != spec.style:
+                write_tables(work.out / "styles" / style / name, asking.requests(style=style))
     builder = TreeBuilder(domain=spec, voices={spec.style: telling.served})
     for probe, distort in distortions(spec).items():
         if only not in ("", probe):
             continue
+        timelines = asked(work.newcomer_share) if probe == NEWCOMER else few
         trees = tokenized(builder.requests(timelines, distort=distort), telling.tokenizer)
         write_trees(work.out / "probes" / probe / name, trees)
 

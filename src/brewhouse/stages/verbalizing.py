@@ -42,6 +42,8 @@ from brewhouse.tasks.suite import Suite, load_suite
 
 PROBE_SESSIONS = 800
 """Test sessions that are also told in every style and with histories tampered with."""
+NEWCOMER_SESSIONS = 3000
+"""Test sessions that are also told as newcomers': the prompts are short, and so are differences."""
 
 
 def run(
@@ -129,6 +131,7 @@ def run(
             tokenizer=out / "tokenizer",
             test_share=share,
             probe_share=test_share(sessions, min(max_test_sessions, PROBE_SESSIONS)),
+            newcomer_share=test_share(sessions, min(max_test_sessions, NEWCOMER_SESSIONS)),
             numbers=numbers,
             tasks=tuple(t.name for t in suite.tasks),
             variant=variant,
