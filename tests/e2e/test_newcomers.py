@@ -44,4 +44,8 @@ def test_newcomers_have_requests_of_their_own(
     assert set(newcomers.peers) == set(scorers)
     assert not any(p.peers for p in probes.values())
     assert len({p.rows for p in probes.values()}) == 1
-    assert "asked with as little" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    few = f"{newcomers.rows:,} rows of these tasks with no more than 4 interactions of a member"
+    assert few in report
+    assert f"The same {probes['newest_4'].rows:,} rows" in report
+    assert "newcomer" not in report

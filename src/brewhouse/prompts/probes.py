@@ -31,10 +31,9 @@ def distortions(domain: Domain) -> dict[str, Distortion]:
     """The probes of a domain, by name.
 
     `newest_K` tells only the K newest events (and all profile changes), `newcomer` the `COLD`
-    newest. `shuffled_order` deals the
-    events out anew over the times, `shuffled_labels` the actions over the events of the same
-    surface. `flipped_labels` turns every action into `none` and every `none` into the action that
-    is commonest in the history on that surface, or the surface's first.
+    newest. `shuffled_order` deals the events out anew over the times, `shuffled_labels` the actions
+    over the events of the same surface. `flipped_labels` turns every action into `none` and every
+    `none` into the action that is commonest in the history on that surface, or the surface's first.
     """
     actions = {name: surface.actions for name, surface in domain.surfaces.items()}
     return {

@@ -54,7 +54,7 @@ PLANS: dict[str, dict[str, Any]] = {
         "model": BASE,
         "tokens": 6_000_000,
         # Two ranks make steps of 4,096 tokens of it; twice as many learn less of so few.
-        "options": {"batch_tokens": 2048},
+        "tuning": {"batch_tokens": 2048},
         "max_test_sessions": 6_000,
     },
     "drift": {
@@ -68,7 +68,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "bench": {"model": BASE, "tokens": 100_000_000, "max_test_sessions": 20_000},
     "": {"model": "mini", "tokens": 12_000_000, "max_test_sessions": 20_000},
 }
-"""By preset; the empty name is for a source folder. `tokens` is the budget of fine-tuning."""
+"""By preset; the empty name is for a source folder. `tokens` is the budget of fine-tuning, `tuning`
+holds options of a model that has learned already."""
 
 
 def stages(model: str, tokens: int) -> list[dict[str, Any]]:
@@ -87,6 +88,8 @@ def plan(preset: str, *, size: str | None, train_tokens: int | None) -> dict[str
     if model == BASE and BASE not in shipped_models():
         model = "tiny"
     options = {"model": model, "batch_tokens": 4096, **found.get("options", {})}
+    if model not in FROM_SCRATCH:
+        options |= found.get("tuning", {})
     options["stages"] = stages(model, train_tokens or found["tokens"])
     return {
         "train_options": options,

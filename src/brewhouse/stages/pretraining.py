@@ -18,6 +18,7 @@ from brewhouse.errors import ModelError
 from brewhouse.evaluation.results import Results
 from brewhouse.files import atomic_dir, write_text
 from brewhouse.model.build import export_half
+from brewhouse.prompts.probes import NEWCOMER
 from brewhouse.prompts.shards_manifest import ShardsManifest
 from brewhouse.stages import evaluating, features, importing, training, verbalizing
 from brewhouse.stages.common import tell
@@ -153,6 +154,10 @@ def card(recipe: Recipe, results: Results) -> str:
         shown = " | ".join("n/a" if v is None else f"{v:.3f}" for v in values)
         lines.append(f"| {what} | {shown} |")
     lines += ["", "| the same rows told with | mean AUC | cost |", "|---|---|---|"]
-    lines += [f"| {p.name} | {p.auc:.3f} | {p.cost.value:+.3f} |" for p in results.probes]
+    lines += [
+        f"| {p.name} | {p.auc:.3f} | {p.cost.value:+.3f} |"
+        for p in results.probes
+        if p.name != NEWCOMER
+    ]
     lines += ["", "**Limits.** Simulated behaviour only. " + " ".join(results.notes)]
     return "\n".join(lines) + "\n"

@@ -41,7 +41,7 @@ from brewhouse.stages.variant import Variant
 from brewhouse.tasks.suite import Suite, load_suite
 
 PROBE_SESSIONS = 800
-"""Test sessions that are also told in every style and with histories tampered with."""
+"""Test sessions that are also told in every other style and with histories tampered with."""
 NEWCOMER_SESSIONS = 3000
 """Test sessions that are also told as newcomers': the prompts are short, and so are differences."""
 
