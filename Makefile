@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@touch $@
 
-demo: $(STAMP) ## Run the main job on a simulated network (about eleven minutes on two cores)
+demo: $(STAMP) ## Run the main job on a simulated network (about twelve minutes on two cores)
 	$(BIN)/brewhouse demo --out runs/demo
 
 demo-drift: $(STAMP) ## Plant drift in a simulated network, watch it, retrain once (about ten minutes)
