@@ -19,7 +19,7 @@ import pytest
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Postgres of our own on loopback."""
     if shutil.which("initdb") is None and not Path("/usr/lib/postgresql").is_dir():
-        pytest.skip("Postgres is not on this machine")
+        pytest.skip("Postgres is not on this machine: apt-get install postgresql")
     found = shutil.which("initdb") or str(next(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     tools = Path(found).resolve().parent
     folder = tmp_path_factory.mktemp("postgres")
@@ -81,7 +81,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of our own on loopback, with a password."""
     server = shutil.which("redis-server")
     if server is None:
-        pytest.skip("redis-server is not on this machine")
+        pytest.skip("redis-server is not on this machine: apt-get install redis-server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
