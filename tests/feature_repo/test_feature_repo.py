@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -37,6 +38,13 @@ def store(thousand: Snapshot, linkedin: DomainFolder, tmp_path_factory) -> Feast
     filled.apply()
     filled.materialize(until=NOW)
     return filled
+
+
+def test_feast_queries_draw_no_bar(store: FeastStore) -> None:
+    assert store.store.project
+    engine = ibis.get_backend().con
+    bar = engine.execute("SELECT current_setting('enable_progress_bar')").fetchone()
+    assert bar == (False,)
 
 
 def test_prompts_are_the_same_bytes_for_a_thousand_members(

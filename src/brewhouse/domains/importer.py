@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from brewhouse.data.queries import connect
 from brewhouse.data.schema import (
     TIMESTAMP,
     conform,
@@ -27,7 +28,6 @@ from brewhouse.domains.spec import Domain
 from brewhouse.errors import ConfigError, DataError
 from brewhouse.files import sha256_file
 
-MEMORY_LIMIT = "4GB"
 Progress = Callable[[str], None]
 
 
@@ -129,7 +129,7 @@ def _map_tables(
         "interactions": interactions_schema(),
     }
     mapped = {}
-    with duckdb.connect(config={"memory_limit": MEMORY_LIMIT}) as connection:
+    with connect() as connection:
         for name, paths in files.items():
             progress(f"reading {name} ({len(paths)} file{'s' if len(paths) > 1 else ''})")
             _load(connection, name, paths)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from brewhouse.data.queries import silence
 from brewhouse.errors import ConfigError
 from brewhouse.files import write_text
 
@@ -123,12 +124,23 @@ class FeastEnvironment:
         warnings.filterwarnings("ignore", module="feast")
         from feast import FeatureStore
 
-        atexit.register(_close_engine)
+        if self._value["offline_store"]["type"] == "duckdb":
+            _open_engine()
         return FeatureStore(fs_yaml_file=path)
 
 
+def _open_engine() -> None:
+    """Open the DuckDB connection that Feast would take by default, and keep it silent."""
+    import ibis
+
+    if ibis.options.default_backend is None:
+        ibis.options.default_backend = ibis.duckdb.connect()
+        silence(ibis.options.default_backend.con)
+        atexit.register(_close_engine)
+
+
 def _close_engine() -> None:
-    """Close the DuckDB connection that Feast leaves open, which complains of leaks at exit."""
+    """Close what Feast leaves open, which complains of leaks at exit."""
     import ibis
 
     backend = ibis.options.default_backend

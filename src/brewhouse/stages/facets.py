@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import duckdb
 import pyarrow as pa
 
+from brewhouse.data.queries import connect
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.domains.importer import MEMORY_LIMIT
 from brewhouse.domains.spec import Domain
 
 PREFIX = "slice_"
@@ -32,8 +31,7 @@ def add_facets(rows: pa.Table, cut: Snapshot, domain: Domain, *, tests_start: da
     own = {name: (one.of, one.column) for name, one in domain.slices.items()}
     if domain.regions:
         own["region"] = ("member", domain.regions.column)
-    with duckdb.connect(config={"memory_limit": MEMORY_LIMIT}) as db:
-        db.execute("SET TimeZone = 'UTC'")
+    with connect() as db:
         db.register("test_rows", rows.append_column("at", pa.array(range(len(rows)))))
         db.register("items", cut.read("items"))
         db.register("members", cut.read("members"))

@@ -12,14 +12,13 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from brewhouse.data.queries import connect
 from brewhouse.data.snapshot import Snapshot
-from brewhouse.domains.importer import MEMORY_LIMIT
 from brewhouse.domains.spec import Domain
 from brewhouse.errors import ModelError
 from brewhouse.prompts.markup import data
@@ -80,8 +79,7 @@ def _with_columns(rows: pa.Table, cut: Snapshot, domain: Domain) -> pa.Table:
         for name in columns
         if not (of == "item" and name in domain.validation.text)
     ]
-    with duckdb.connect(config={"memory_limit": MEMORY_LIMIT}) as db:
-        db.execute("SET TimeZone = 'UTC'")
+    with connect() as db:
         db.register("asked", rows.append_column("at", pa.array(range(len(rows)))))
         db.register("items", cut.read("items"))
         db.register("members", cut.read("members"))
