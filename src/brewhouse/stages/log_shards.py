@@ -87,11 +87,13 @@ def pull_log(
         # Sorted once: a filter a shard would read the month as often as there are shards.
         order = np.argsort(shard, kind="stable")
         table, shard = table.take(pa.array(order)), shard[order]
-        numbers, first = np.unique(shard, return_index=True)
-        for number, start_at, stop in zip(
-            numbers.tolist(), first.tolist(), [*first[1:].tolist(), len(shard)], strict=True
+        # A month may be empty: all of it newer than `known_by`, or of members outside.
+        numbers, sizes = np.unique(shard, return_counts=True)
+        ends = np.cumsum(sizes)
+        for number, size, end_at in zip(
+            numbers.tolist(), sizes.tolist(), ends.tolist(), strict=True
         ):
-            part = table.slice(start_at, stop - start_at)
+            part = table.slice(end_at - size, size)
             path = logs / str(number) / LOG
             if number not in writers:
                 path.parent.mkdir(parents=True, exist_ok=True)
