@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,9 +34,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             if path.stat().st_uid == 0 and path not in (Path("/"), Path("/tmp")):
                 path.chmod(path.stat().st_mode | 0o755)
         os.chown(folder, account.pw_uid, account.pw_gid)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     run = {"check": True, "cwd": folder, "capture_output": True, **user}
     subprocess.run([tools / "initdb", "-D", data, "-U", "brew", "-A", "trust"], **run)
     server = subprocess.Popen(
@@ -82,9 +81,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = shutil.which("redis-server")
     if server is None:
         pytest.skip("redis-server is not on this machine: apt-get install redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     process = subprocess.Popen(
         [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "told"],
         cwd=tmp_path_factory.mktemp("redis"),
@@ -100,3 +97,38 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow of our own on loopback, which hands artifacts on; its address."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = _free_port()
+    command = [
+        str(Path(sys.executable).with_name("mlflow")),
+        *("server", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
+        f"--backend-store-uri=sqlite:///{folder / 'mlflow.db'}",
+        f"--artifacts-destination={folder / 'artifacts'}",
+    ]
+    with (folder / "log").open("w") as log:
+        # A session of its own: its workers end with it.
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "log").read_text()[-2000:]
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -26,7 +26,10 @@ if [ -n "${BASE:-}" ]; then
 fi
 version="$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/brewhouse/__init__.py)"
 revision="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
+# Of names and contents; pip's own wheels differ by build where they come from sources.
+digest() { (cd "build/wheels/$target" && find . -name '*.whl' "$@" -print0 | sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-16; }
 podman build --quiet --isolation chroot --format docker \
   --target "$target" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
+  --build-arg "OTHERS=$(digest ! -name 'brewhouse-*')" --build-arg "OURS=$(digest -name 'brewhouse-*')" \
   "${arguments[@]}" --tag "$tag" --file Containerfile .
 echo "$tag"

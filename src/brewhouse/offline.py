@@ -1,4 +1,4 @@
-"""Switches off the telemetry and hub traffic of every library before any of them is imported."""
+"""Switches off telemetry, hub traffic and progress bars of libraries before they are imported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "False",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "FEAST_USAGE": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",

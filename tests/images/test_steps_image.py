@@ -1,8 +1,4 @@
-"""The image of the steps: non-root, read-only root, runs a component, trains over two containers.
-
-Needs podman, runc, mmdebstrap and the wheels of `make wheels`; the first build takes minutes. Set
-`BREWHOUSE_STEPS_IMAGE` to test an image that is there already.
-"""
+"""The image of the steps: not root, root read-only, runs a component, trains in two containers."""
 
 from __future__ import annotations
 
@@ -16,26 +12,10 @@ from pathlib import Path
 import pytest
 
 from brewhouse.files import read_json
-from tests.conftest import ROOT
+from tests.images.pods import USER
 from tests.training.runs import OPTIONS, weights
 
-USER = 10001
 pytestmark = [pytest.mark.slow, pytest.mark.image, pytest.mark.timeout(1800)]
-
-
-@pytest.fixture(scope="module")
-def image() -> str:
-    if given := os.environ.get("BREWHOUSE_STEPS_IMAGE"):
-        return given
-    absent = [tool for tool in ("podman", "runc", "mmdebstrap") if shutil.which(tool) is None]
-    if absent or os.geteuid():
-        pytest.skip(f"no image can be built here: needs root and {', '.join(absent) or 'podman'}")
-    if not (ROOT / "build" / "wheels" / "steps").is_dir():
-        pytest.skip("no wheels: run `make wheels`")
-    subprocess.run(
-        ["tools/image.sh", "steps"], cwd=ROOT, env=os.environ | {"BASE": "local"}, check=True
-    )
-    return "localhost/brewhouse/steps:dev"
 
 
 @pytest.fixture

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import fsspec
-import pytest
+import re
+from pathlib import Path, PurePosixPath
+from uuid import uuid4
 
+import fsspec
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from brewhouse.errors import ConfigError, RegistryError
+from brewhouse.files import digest_tree
+from brewhouse.platform import services
+from brewhouse.platform.checks import Check, State
+from brewhouse.platform.stores import open_store
 from brewhouse.registry.approvals import Actor
 from brewhouse.registry.lifecycle import Act
 from brewhouse.release.choosing import chosen_model
-from tests.release.conftest import House
+from tests.release.conftest import MODEL, House
 
 
 @pytest.fixture
@@ -43,3 +54,88 @@ def test_tampering_in_an_object_store_is_found(house: House, store: str) -> None
     found = house.release().verify()
     for told in ("config.json was changed", "LICENCE.txt is gone", "more.txt was added"):
         assert any(told in line for line in found), (told, found)
+
+
+MLFLOW = "mlflow-artifacts:/"
+
+
+@pytest.fixture
+def served(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A registry that is a server; tests share it under names of their own."""
+    monkeypatch.setenv("BREWHOUSE_TRACKING_URI", mlflow_server)
+    monkeypatch.setenv("BREWHOUSE_MODEL_NAME", f"ranker-{uuid4().hex[:6]}")
+    return mlflow_server
+
+
+def test_a_server_of_mlflow_keeps_versions_itself(house: House, served: str) -> None:
+    version = house.register(1, store=MLFLOW)
+    assert re.fullmatch(r"mlflow-artifacts:/\d+/\w+/artifacts/\w+", version.source)
+    again = house.register(1, store=MLFLOW)
+    assert (again.version, again.source) == (version.version, version.source)
+    release = house.release()
+    assert release.verify() == []
+    bob = Actor(name="bob", via="cli")
+    for act in (Act.APPROVE, Act.ORDER):
+        release.decide(act, version.version, bob, reason="kept by the server")
+    assert release.promote(version.version).state == "CHAMPION"
+    # The ledger's excerpt is written anew with every decision.
+    assert version.folder.read_json("dossier/decisions.json")[-1]["after"] == "CHAMPION"
+    with chosen_model("champion", release.settings) as chosen:
+        assert digest_tree(chosen.path, pattern="*.safetensors") == digest_tree(
+            MODEL, pattern="*.safetensors"
+        )
+    # Whoever has MLflow alone has the model.
+    client = MlflowClient(tracking_uri=served, registry_uri=served)
+    uri = client.get_model_version_download_uri(release.model, version.version)
+    listed = mlflow.artifacts.list_artifacts(f"{uri}/model", tracking_uri=served)
+    assert "model.safetensors" in {PurePosixPath(one.path).name for one in listed}
+    files, root = open_store(version.source, tracking_uri=served)
+    files.pipe_file(f"{root}/model/config.json", b"{}")
+    files.rm_file(f"{root}/dossier/LICENCE.txt")
+    found = release.verify()
+    for told in ("config.json was changed", "LICENCE.txt is gone"):
+        assert any(told in line for line in found), (told, found)
+
+
+def test_files_of_a_server_are_files(served: str) -> None:
+    files, root = open_store("mlflow-artifacts:/some/where", tracking_uri=served)
+    assert not files.exists(root)
+    assert files.exists("")
+    for name in ("a.txt", "deep/b.txt"):
+        files.pipe_file(f"{root}/{name}", name.encode())
+    assert files.find(root) == ["some/where/a.txt", "some/where/deep/b.txt"]
+    assert files.info(f"{root}/a.txt") == {"name": f"{root}/a.txt", "size": 5, "type": "file"}
+    with files.open(f"{root}/deep/b.txt", "rb") as handle:
+        assert (handle.read(4), handle.read()) == (b"deep", b"/b.txt")
+    files.pipe_file(f"{root}/a.txt", b"anew")
+    assert files.cat_file(f"{root}/a.txt") == b"anew"
+    assert files.cat_file(f"{root}/a.txt", 1, 3) == b"ne"
+    files.rm_file(f"{root}/a.txt")
+    assert files.ls(root, detail=False) == ["some/where/deep"]
+    for gone in (files.cat_file, files.info, files.ls):
+        with pytest.raises(FileNotFoundError):
+            gone(f"{root}/a.txt")
+    with pytest.raises(NotImplementedError, match="written whole"):
+        files.open(f"{root}/c.txt", "wb")
+
+
+def test_where_a_version_cannot_be_kept_is_told_before_a_run(
+    house: House, served: str, tmp_path: Path
+) -> None:
+    def found(store: str) -> Check:
+        checks = services.examine(
+            kfp_host="", tracking_uri=served, database_uri="", signing_key="", store=store
+        )
+        return next(c for c in checks if c.name == "object store")
+
+    assert found(MLFLOW).state is State.OK
+    for number, store in enumerate((str(tmp_path / "models"), f"{MLFLOW}models"), 2):
+        refused = found(store)
+        assert refused.state is State.MISSING
+        assert f"takes no version from {store}" in refused.value
+        assert "mlflow-artifacts:/ for" in refused.remedy
+        # It is MLflow itself that does not.
+        with pytest.raises(RegistryError, match="did not take .*Invalid model version source"):
+            house.register(number, store=store)
+    with pytest.raises(ConfigError, match="is kept by a server of MLflow, and 'sqlite.*is none"):
+        open_store(MLFLOW, tracking_uri="sqlite:///mlflow.db")

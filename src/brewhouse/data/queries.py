@@ -2,7 +2,10 @@
 
 import duckdb
 
-SETTINGS = {"memory_limit": "4GB", "autoinstall_known_extensions": False}
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "4GB",
+    "autoinstall_known_extensions": False,
+}
 
 
 def connect() -> duckdb.DuckDBPyConnection:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from brewhouse.errors import PipelineError
@@ -23,11 +24,15 @@ class ContainerPlan:
         network: `none`, for steps that need no service; `host` for those that do.
         memory: Limit of a step, such as `8g`; none if empty.
         environment: Variables beyond the image's own.
+        volumes: Folders of this machine, with where steps see them: what a cluster's claims hold.
+        hosts: Names that steps may call, with addresses: what a cluster's Services are.
     """
 
     network: str = "none"
     memory: str = ""
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -70,11 +75,11 @@ def container_runner(plan: ContainerPlan) -> Iterator[Any]:
             Ulimit(name="nofile", soft=1024, hard=1024),
             Ulimit(name="nproc", soft=4096, hard=4096),
         ],
-        environment=dict(plan.environment or {}),
+        extra_hosts=dict(plan.hosts),
         **limits,
     )
     theirs = docker_task_handler.run_docker_container
-    docker_task_handler.run_docker_container = _run_container
+    docker_task_handler.run_docker_container = partial(_run_container, plan)
     # Folders are made here and written to by the image's own user.
     mask = os.umask(0)
     try:
@@ -85,14 +90,26 @@ def container_runner(plan: ContainerPlan) -> Iterator[Any]:
 
 
 def _run_container(
-    client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any
+    plan: ContainerPlan,
+    client: Any,
+    image: str,
+    command: list[str],
+    volumes: dict[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    **arguments: Any,
 ) -> int:
     """Run one to its end; return its exit code."""
     import docker
 
     try:
         container = client.containers.run(
-            image=image, command=command, detach=True, volumes=volumes, **arguments
+            image=image,
+            command=command,
+            detach=True,
+            volumes=volumes | {at: {"bind": to, "mode": "rw"} for at, to in plan.volumes.items()},
+            environment={**plan.environment, **(environment or {})},
+            **arguments,
         )
     except docker.errors.ImageNotFound as error:
         msg = f"there is no image {image}; build it (`make image`) and tag it so"

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from brewhouse.platform.checks import Check, State, guarded, missing, ok
+from brewhouse.platform.stores import MLFLOW, open_store, refused_by
 
 PATIENCE_S = 5.0
 TRIES, PAUSE_S = 3, 2.0
@@ -35,7 +36,7 @@ def examine(
         tracking_uri: MLflow.
         database_uri: Decisions, as a SQLAlchemy URI.
         signing_key: Private key of the ledger.
-        store: Folder or fsspec URI that keeps versions.
+        store: Folder or URI that keeps versions.
         trusted_keys: Folder of public keys; beside the private one if empty.
     """
     if kfp_host:
@@ -59,7 +60,7 @@ def examine(
             "grant the account's identity write, read and delete on it; for s3:// and gs:// "
             "install brewhouse[s3] or [gcs]"
         )
-        yield from _asked("object store", remedy, lambda: _store(store))
+        yield from _asked("object store", remedy, lambda: _store(store, tracking_uri))
 
 
 def _asked(name: str, remedy: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -132,16 +133,20 @@ def _key(path: Path, trusted: Path) -> Iterator[Check]:
     yield ok("signing key", str(path))
 
 
-def _store(uri: str) -> Iterator[Check]:
+def _store(uri: str, tracking_uri: str) -> Iterator[Check]:
     """Write, read and delete, as registering and rolling back do."""
-    import fsspec
-
-    files, root = fsspec.core.url_to_fs(uri)
+    if refused_by(tracking_uri, uri):
+        yield missing(
+            "object store",
+            f"MLflow at {tracking_uri} takes no version from {uri}",
+            f"give model_store s3://..., gs://..., or {MLFLOW}:/ for the artifacts of its run",
+        )
+        return
+    files, root = open_store(uri, tracking_uri=tracking_uri)
     place, wanted = f"{root.rstrip('/')}/.brewhouse-preflight-{uuid4().hex}", b"preflight"
     if "file" in files.protocol:
         files.makedirs(root, exist_ok=True)  # A bucket that is not there is a finding.
-    with files.open(place, "wb") as handle:
-        handle.write(wanted)
+    files.pipe_file(place, wanted)
     try:
         found = files.cat_file(place)
     finally:

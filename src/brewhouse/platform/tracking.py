@@ -16,7 +16,7 @@ from brewhouse.errors import RegistryError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-STATE_TAG = "brewhouse.state"
+STATE_TAG, RESULTS_TAG = "brewhouse.state", "brewhouse.results"
 
 
 def local_uri(folder: Path) -> str:
@@ -91,6 +91,10 @@ class Tracker:
             self.client.log_param(run.info.run_id, key, str(value)[:500])
         return str(run.info.run_id)
 
+    def artifacts(self, run_id: str) -> str:
+        """URI of a run's artifacts."""
+        return str(self.client.get_run(run_id).info.artifact_uri)
+
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log numbers in one request."""
         import time
@@ -142,10 +146,9 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        wanted = tags.get("brewhouse.results")
-        for found in self.client.search_model_versions(f"name = '{name}'"):
-            if wanted and found.tags.get("brewhouse.results") == wanted:
-                return _version(found)
+        wanted = tags.get(RESULTS_TAG, "")
+        if wanted and (found := self.judged_by(name, wanted)):
+            return found
         try:
             created = self.client.create_model_version(
                 name, source=source, run_id=run_id, description=description, tags=dict(tags)
@@ -154,6 +157,13 @@ class Registry:
             msg = f"MLflow at {self.uri} did not take {source}: {error.message}"
             raise RegistryError(msg) from error
         return _version(created)
+
+    def judged_by(self, name: str, results: str) -> RegistryVersion | None:
+        """The version that was registered with results of a digest, or None."""
+        for found in self.client.search_model_versions(f"name = '{name}'"):
+            if found.tags.get(RESULTS_TAG) == results:
+                return _version(found)
+        return None
 
     def version(self, name: str, version: str) -> RegistryVersion:
         """One version.

@@ -58,7 +58,7 @@ def chosen_model(wanted: str, settings: Settings) -> Iterator[Chosen]:
         msg = f"{name} has no champion; promote a version, or name a version or a folder"
         raise RegistryError(msg)
     found = registry.version(name, number)
-    with VersionFolder(found.source).local("model") as path:
+    with VersionFolder(found.source, tracking_uri=settings.tracking_uri).local("model") as path:
         digest, registered = _digest(path), found.tags.get("brewhouse.model", "")
         if digest != registered:
             msg = f"{found.source}: weights are {digest}, version {number} was registered with "

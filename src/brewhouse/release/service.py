@@ -102,6 +102,7 @@ class Release:
             revision=len(history),
             author=history[0].actor,
             source=found.source,
+            tracking_uri=self.settings.tracking_uri,
             tags=found.tags,
             entries=tuple(history),
             acts=() if shown in TERMINAL else tuple(acts_on(shown)),
@@ -342,7 +343,9 @@ class Release:
         version = self.registry.version(self.model, number)
         lines = canonical_json([asdict(e) for e in history]) + "\n"
         try:
-            VersionFolder(version.source).write(DECISIONS_FILE, lines.encode())
+            VersionFolder(version.source, tracking_uri=self.settings.tracking_uri).write(
+                DECISIONS_FILE, lines.encode()
+            )
         except OSError as error:
             msg = f"{version.source}: the excerpt of the ledger cannot be written: {error}"
             raise RegistryError(msg) from error

@@ -1,4 +1,4 @@
-"""Keeps versions: a folder each, with a manifest of the digests of its files. Local or fsspec."""
+"""Keeps versions: a folder each, with a manifest of the digests of its files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from brewhouse.errors import RegistryError
 from brewhouse.files import sha256_file, sha256_json, write_json
+from brewhouse.platform.stores import is_folder, open_store
 
 MANIFEST = "manifest.json"
 DECISIONS = "dossier/decisions.json"
@@ -35,12 +36,10 @@ def seal(folder: Path) -> str:
 class VersionFolder:
     """A kept version, wherever it is."""
 
-    def __init__(self, uri: str) -> None:
-        """Take a path or an fsspec URI."""
-        import fsspec
-
+    def __init__(self, uri: str, *, tracking_uri: str) -> None:
+        """Take a path or a URI; `tracking_uri` is the MLflow that lists it."""
         self.uri = uri.removeprefix("file://").rstrip("/")
-        self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+        self._fs, self._root = open_store(self.uri, tracking_uri=tracking_uri)
 
     def exists(self) -> bool:
         """Whether its manifest is there; it is written last."""
@@ -119,7 +118,7 @@ class VersionFolder:
     @contextmanager
     def local(self, part: str) -> Iterator[Path]:
         """A folder inside, on this machine's disk."""
-        if "://" not in self.uri:
+        if is_folder(self.uri):
             yield Path(self.uri) / part
             return
         with tempfile.TemporaryDirectory(prefix="brewhouse-version-") as scratch:

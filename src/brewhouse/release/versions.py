@@ -22,6 +22,7 @@ class Version:
         revision: Number of its entries: what a decision about it must name.
         author: Who started its run.
         source: Where it is kept.
+        tracking_uri: MLflow that lists it.
         tags: Of MLflow: domain, verdict, digests.
         entries: Its history, oldest first.
         acts: What persons may decide about it now.
@@ -34,6 +35,7 @@ class Version:
     revision: int
     author: str
     source: str
+    tracking_uri: str
     tags: Mapping[str, str]
     entries: tuple[Entry, ...]
     acts: tuple[Act, ...]
@@ -41,7 +43,7 @@ class Version:
     @property
     def folder(self) -> VersionFolder:
         """Where it is kept."""
-        return VersionFolder(self.source)
+        return VersionFolder(self.source, tracking_uri=self.tracking_uri)
 
     def public(self) -> dict[str, Any]:
         """For machines."""

@@ -85,7 +85,7 @@ def watched_version(settings: Settings, wanted: str = CHAMPION) -> Iterator[Watc
         for other, found in known.items()
         if int(other) > int(number) and found.tags.get(STATE_TAG) in _WAITING
     ]
-    kept = VersionFolder(known[number].source)
+    kept = VersionFolder(known[number].source, tracking_uri=settings.tracking_uri)
     with TemporaryDirectory(prefix="brewhouse-watched-") as scratch, kept.local("model") as model:
         folder = Path(scratch) / "reference"
         reference, missing = _bound(kept, folder)

@@ -69,5 +69,5 @@ def _champion(champion: str, home: str, tracking_uri: str) -> Results | None:
     if found is None:
         return None
     tell(f"comparing with {settings.model_name} version {found.version}, the champion")
-    with VersionFolder(found.source).local("dossier") as dossier:
+    with VersionFolder(found.source, tracking_uri=uri).local("dossier") as dossier:
         return Results.read(dossier / "results.json")

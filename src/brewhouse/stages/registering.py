@@ -18,7 +18,8 @@ from brewhouse.files import read_json, sha256_json, write_json
 from brewhouse.gates.outcome import Outcome
 from brewhouse.gates.verdict import Verdict
 from brewhouse.platform.ledger import Clock, now
-from brewhouse.platform.tracking import Tracker, artifact_root
+from brewhouse.platform.stores import MLFLOW
+from brewhouse.platform.tracking import RESULTS_TAG, Tracker, artifact_root
 from brewhouse.release import dossier
 from brewhouse.release.service import Release, open_ledger
 from brewhouse.release.settings import Settings
@@ -47,7 +48,8 @@ def run(
     Args:
         domain: Built-in name or folder; says who owns its models, their use and limits.
         evidence: Files that the run left.
-        model_store: Folder or fsspec URI in which versions are kept for good.
+        model_store: Folder or URI in which versions are kept for good; `mlflow-artifacts:/` for the
+            artifacts of their MLflow runs.
         registration_out: JSON with name, version and state.
         home: Folder of registry, ledger and keys, where the environment does not name them.
         tracking_uri: MLflow, in place of the one that home or environment name.
@@ -72,10 +74,9 @@ def run(
         settings = settings.at(tracking_uri)
     release = Release(settings, ledger=open_ledger(settings, clock=clock))
     _refuse_other_domain(release, results.domain)
-    kept, artifact = _keep(evidence, folder.domain, results, digest, model_store, release.model)
     tags = {
         "brewhouse.domain": results.domain,
-        "brewhouse.results": digest,
+        RESULTS_TAG: digest,
         "brewhouse.verdict": verdict.outcome.value,
         "brewhouse.snapshot": results.snapshot,
         "brewhouse.model": str(results.model["digest"]),
@@ -91,6 +92,15 @@ def run(
     )
     run_id = tracker.start("candidate", {"domain": results.domain, "snapshot": results.snapshot})
     tracker.log_metrics(run_id, _metrics(results))
+    key = sha256_json([results.model["digest"], digest])[:16]
+    if known := release.registry.judged_by(release.model, digest):
+        uri = known.source
+    elif model_store.rstrip("/") == f"{MLFLOW}:":
+        uri = f"{tracker.artifacts(run_id)}/{key}"
+    else:
+        uri = f"{model_store.rstrip('/')}/{release.model}/{key}"
+    kept = VersionFolder(uri, tracking_uri=settings.tracking_uri)
+    artifact = _keep(evidence, folder.domain, kept)
     card = kept.read(f"dossier/{CARD}").decode()
     registered = release.registry.register(
         release.model, source=kept.uri, run_id=run_id, tags=tags, description=card
@@ -122,24 +132,15 @@ def run(
     return version
 
 
-def _keep(
-    evidence: dossier.Evidence,
-    domain: Any,
-    results: Results,
-    digest: str,
-    model_store: str,
-    name: str,
-) -> tuple[VersionFolder, str]:
-    """Build the version's folder and put it into the store, unless it is there."""
-    key = sha256_json([results.model["digest"], digest])[:16]
-    kept = VersionFolder(f"{model_store.rstrip('/')}/{name}/{key}")
+def _keep(evidence: dossier.Evidence, domain: Any, kept: VersionFolder) -> str:
+    """Build the version's folder and put it into the store, unless it is there; its digest."""
     if kept.exists():
-        return kept, "sha256:" + sha256_json(kept.read_json("manifest.json")["files"])
+        return "sha256:" + sha256_json(kept.read_json("manifest.json")["files"])
     with tempfile.TemporaryDirectory(prefix="brewhouse-version-") as scratch:
-        folder = Path(scratch) / key
+        folder = Path(scratch) / "version"
         artifact = dossier.build(folder, evidence, domain)
         kept.put(folder)
-    return kept, artifact
+    return artifact
 
 
 def _refuse_other_domain(release: Release, domain: str) -> None:

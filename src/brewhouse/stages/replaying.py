@@ -48,7 +48,8 @@ def past(log: DriftLog, settings: Settings, version: str, path: Path | None) -> 
             "`brewhouse drift run` measures them, --windows reads them from a file"
         )
         raise DataError(msg)
-    trained = trained_until(VersionFolder(registry.version(name, number).source))
+    kept = VersionFolder(registry.version(name, number).source, tracking_uri=settings.tracking_uri)
+    trained = trained_until(kept)
     return Past(windows=windows, trained=trained or windows[0].start)
 
 
