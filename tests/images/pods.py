@@ -1,8 +1,9 @@
 """A pod of the manifests, run by podman as a kubelet would run it.
 
-User, groups, capabilities, read-only root, limits, command, variables from secrets, and volumes
-with the owners and modes that a kubelet gives them are the pod's own. The network is the machine's,
-so that a Service's name is a name of loopback.
+User, groups, capabilities, read-only root, limits of cores, memory and scratch, command, variables
+from secrets, and volumes with the owners and modes that a kubelet gives them are the pod's own. The
+network is the machine's, so that a Service's name is a name of loopback: network policies do not
+hold here, nor do seccomp profiles and deadlines.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 from tests.conftest import ROOT
 
@@ -133,7 +135,7 @@ class Namespace:
             *("podman", "--runtime", "runc", "run", "--rm", "--name", name, "--network", "host"),
             *("--user", f"{user['runAsUser']}:{user['runAsGroup']}"),
             *("--group-add", str(user["fsGroup"])),
-            *("--memory", limits["memory"].replace("Gi", "g")),
+            *("--memory", _bytes(limits["memory"]), "--cpus", limits["cpu"]),
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
         ]
         told += [f"--cap-drop={drop}" for drop in own["capabilities"]["drop"]]
@@ -141,11 +143,8 @@ class Namespace:
         told += ["--read-only", "--read-only-tmpfs=false"] if own["readOnlyRootFilesystem"] else []
         for service, address in self.services().items():
             told += ["--add-host", f"{service}:{address}"]
-        for source in container.get("envFrom", []):
-            for key, value in self.secrets[source["secretRef"]["name"]].items():
-                told += ["--env", f"{key}={value}"]
-        for variable in container.get("env", []):
-            told += ["--env", f"{variable['name']}={variable['value']}"]
+        # By a file: a command line is everybody's to read.
+        told += ["--env-file", str(self._environment(name, container))]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for mount in container["volumeMounts"]:
             told += self._mount(volumes[mount["name"]], mount)
@@ -153,11 +152,22 @@ class Namespace:
         first, *rest = container["command"]
         return [*told, "--entrypoint", first, self.image, *rest, *container.get("args", [])]
 
+    def _environment(self, name: str, container: dict[str, Any]) -> Path:
+        found = {}
+        for source in container.get("envFrom", []):
+            found |= self.secrets[source["secretRef"]["name"]]
+        found |= {one["name"]: one["value"] for one in container.get("env", [])}
+        path = self.folder / f"{name}.env"
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{key}={value}\n" for key, value in found.items()))
+        return path
+
     def _mount(self, volume: dict[str, Any], mount: dict[str, Any]) -> list[str]:
         target = mount["mountPath"]
         mode = ":ro" if mount.get("readOnly") else ""
         if "emptyDir" in volume:
-            return ["--tmpfs", f"{target}:rw,mode=1777"]
+            most = _bytes(volume["emptyDir"]["sizeLimit"])
+            return ["--tmpfs", f"{target}:rw,mode=1777,size={most}"]
         if claim := volume.get("persistentVolumeClaim"):
             return ["--volume", f"{self.claim(claim['claimName'])}:{target}{mode}"]
         if secret := volume.get("secret"):
@@ -171,6 +181,10 @@ class Namespace:
             token = volume["projected"]["sources"][0]["serviceAccountToken"]
             at = self._written(volume["name"], {token["path"]: "-"}, 0o640)
         return ["--volume", f"{at}:{target}:ro"]
+
+
+def _bytes(quantity: str) -> str:
+    return str(int(parse_quantity(quantity)))
 
 
 class Server:

@@ -25,11 +25,11 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     return tmp_path
 
 
-def start(image: str, folder: Path, *command: str) -> subprocess.Popen[str]:
+def start(image: str, folder: Path, *command: str, network: str = "none") -> subprocess.Popen[str]:
     """Start as a cluster would: not root, nothing writable but /tmp and the mounted folder."""
     return subprocess.Popen(
         [
-            *("podman", "--runtime", "runc", "run", "--rm", "--network", "host", "--read-only"),
+            *("podman", "--runtime", "runc", "run", "--rm", "--network", network, "--read-only"),
             *("--user", f"{USER}:{USER}", "--cap-drop", "all"),
             *("--security-opt", "no-new-privileges", "--tmpfs", "/tmp:rw,mode=1777"),
             *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"),
@@ -99,6 +99,7 @@ def test_it_trains_over_two_containers(
             *("python", "-m", "brewhouse.training.agent", "--nnodes=2", f"--node_rank={rank}"),
             *("--nproc_per_node=1", "--master_addr=127.0.0.1", "--master_port=29777"),
             *("-m", "brewhouse.training", "--config", str(folder / "train.json")),
+            network="host",
         )
         for rank in (0, 1)
     ]

@@ -1,14 +1,15 @@
 """A namespace of the overlay `local`, its workloads in containers as the manifests say.
 
-MLflow, the console and the CronJobs are pods of their manifests, Postgres is real, runs of Kubeflow
-Pipelines are containers of their steps. One candidate goes all the way: a run registers it, a
-person releases it in the console, the monitor watches it.
+MLflow, the console and CronJobs (housekeeping is of `prod`) are pods of their manifests, Postgres
+is real, runs of Kubeflow Pipelines are containers of their steps. One candidate goes all the way: a
+run registers it, a person releases it in the console, the monitor watches it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from brewhouse.domains.linkedin.simulate import simulate
 from brewhouse.domains.linkedin.world import preset
 from brewhouse.platform.containers import ContainerPlan
 from brewhouse.platform.pipelines import LocalRun, run_local
-from tests.images.pods import USER, Namespace, Server
+from tests.images.pods import NAMED, USER, Namespace, Server
 from tests.kfp.server import Server as Pipelines
 from tests.kfp.server import serve as serve_pipelines
 
@@ -71,7 +72,7 @@ class Team:
                 environment={"OMP_NUM_THREADS": "1", **secrets["brewhouse-release"]},
                 volumes={
                     str(self.workspace): "/workspace",
-                    str(self.namespace.mounted("brewhouse-signing-key")): "/etc/brewhouse/keys",
+                    str(self.namespace.mounted("brewhouse-signing-key")): "/etc/brewhouse/keys:ro",
                 },
                 hosts=self.namespace.services(),
             ),
@@ -168,12 +169,9 @@ def test_a_run_registers_a_candidate(team: Team, mlflow: Server, console: Server
     assert {p.stat().st_uid for p in files} == {USER}
     assert len(list(kept.rglob("dossier/index.html"))) == 1
     left = subprocess.run(
-        ["podman", "ps", "-q", "--filter", "name=^(?!brewhouse-test)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert left.stdout.split() == []
+        ["podman", "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {name.removeprefix(NAMED) for name in left} == {"mlflow", "console"}
     (version,) = _call(console, "/versions")
     assert (version["version"], version["state"]) == ("1", "PENDING_APPROVAL")
 
@@ -198,9 +196,18 @@ def test_the_monitor_watches_it(team: Team) -> None:
     assert (team.workspace / "drift" / "drift.html").is_file()
 
 
-def test_housekeeping_runs_beside_it(team: Team) -> None:
+def test_housekeeping_throws_away_old_runs_alone(team: Team, mlflow: Server) -> None:
     prod = Namespace.of("prod", team.namespace.folder, team.namespace.image)
     prod.secrets = team.namespace.secrets
+    runs = team.workspace / "runs"
+    (current,) = list(runs.iterdir())
+    old = runs / "of-last-summer"
+    shutil.copytree(current, old)
+    for path in (*old.rglob("*"), old):
+        os.chown(path, USER, USER)
+        os.utime(path, (0, 0))
     done = prod.run("housekeeping")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert list(team.namespace.claim("mlflow").rglob("dossier/index.html"))
+    # A model stays, for nothing says here that it was registered.
+    assert [path.name for path in old.iterdir()] == ["model"]
+    assert (current / "train.json").is_file()

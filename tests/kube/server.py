@@ -19,23 +19,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+import kubernetes_validate
 import yaml
 
+from tests.kube import discovery, protobuf
 from tests.kube.schema import crds
 
 Key = tuple[str, str, str, str]
 """API version, plural, namespace, name."""
 Right = tuple[str, str, str]
 """API group, resource and verb."""
-_KINDS = {
-    "pods": "Pod",
-    "events": "Event",
-    "configmaps": "ConfigMap",
-    "namespaces": "Namespace",
-    "nodes": "Node",
-    "resourcequotas": "ResourceQuota",
-    "persistentvolumeclaims": "PersistentVolumeClaim",
-}
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault of the server
@@ -56,17 +49,18 @@ class Cluster:
         self.logs: dict[tuple[str, str], str] = {}
         self.changed = threading.Condition(threading.RLock())
         self.version = 100
-        self.kinds = dict(_KINDS)
         self.served = {f"{group}/{crd.plural}": crd for (group, _), crd in crds().items()}
-        self.kinds |= {crd.plural: crd.kind for crd in self.served.values()}
+        self.kinds = discovery.served()
         self.calls: set[Right] = set()
         self.allowed: set[Right] | None = None
         self.accounts: dict[str, set[Right]] = {}
         self.version_told = "v1.34.2"
         self.clock_skew = timedelta()
-        self.groups: dict[str, dict[str, list[str]]] = {}
-        for crd in self.served.values():
-            self.groups.setdefault(crd.group, {}).setdefault(crd.version, []).append(crd.plural)
+        self.strict = False
+
+    def forget(self, group: str) -> None:
+        """As if a product had never been installed."""
+        self.kinds = {v: of for v, of in self.kinds.items() if v.partition("/")[0] != group}
 
     def review(self, who: str, asked: dict[str, str]) -> bool:
         """Whether someone may do something: an account by its rights, the caller by its own."""
@@ -227,6 +221,8 @@ class Cluster:
     def _admitted(
         self, key: Key, value: dict[str, Any], old: dict[str, Any] | None
     ) -> dict[str, Any]:
+        if self.strict:
+            self._check(key, value)
         crd = self.served.get(f"{key[0]}/{key[1]}")
         if crd is None:
             return value
@@ -234,6 +230,20 @@ class Cluster:
             return crd.admit(value, old)
         except ValueError as error:
             raise Refused(422, "Invalid", str(error)) from error
+
+    def _check(self, key: Key, value: dict[str, Any]) -> None:
+        """Built-in kinds by their schema, and that the namespace is there."""
+        if key[2] and ("v1", "namespaces", "", key[2]) not in self.objects:
+            raise Refused(404, "NotFound", f'namespaces "{key[2]}" not found')
+        if bool(key[2]) != discovery.is_namespaced(*key[:2]):
+            raise Refused(400, "BadRequest", f"{key[1]}: in a namespace, or not: '{key[2]}'")
+        if key[0] in discovery.BUILT_IN and key[1] != "rayclusters":
+            told = {k: v for k, v in value.items() if k != "status"}
+            told["metadata"] = {k: v for k, v in told["metadata"].items() if k != "managedFields"}
+            try:
+                kubernetes_validate.validate(told, self.version_told[1:5], strict=True)
+            except kubernetes_validate.ValidationError as error:
+                raise Refused(400, "BadRequest", f"{key[1]} {key[3]}: {error.message}") from error
 
     def _store(self, key: Key, value: dict[str, Any], kind: str) -> dict[str, Any]:
         value = copy.deepcopy(value)
@@ -264,6 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(
                 error.code,
                 {
+                    "apiVersion": "v1",
                     "kind": "Status",
                     "status": "Failure",
                     "code": error.code,
@@ -290,9 +301,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(rest) > 2 and rest[0] == "namespaces":
             namespace, rest = rest[1], rest[2:]
         plural, name, sub = (*rest, "", "", "")[:3]
-        if plural not in self.cluster.kinds or (
-            "/" in version and f"{version}/{plural}" not in self.cluster.served
-        ):
+        if plural not in self.cluster.kinds.get(version, {}):
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         key = (version, plural, namespace, name)
         group = version.rpartition("/")[0]
@@ -302,7 +311,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _discovered(self, parts: list[str]) -> bool:
         """What everyone may ask: version, kinds, and one's own rights."""
-        groups = self.cluster.groups
         if parts == ["version"]:
             self._send(200, {"gitVersion": self.cluster.version_told})
         elif parts[0] == "apis" and parts[1:] == [
@@ -313,11 +321,8 @@ class _Handler(BaseHTTPRequestHandler):
             asked = self._body()["spec"]["resourceAttributes"]
             who = self.headers.get("Impersonate-User", "")
             self._send(201, {"status": {"allowed": self.cluster.review(who, asked)}})
-        elif parts[0] == "apis" and len(parts) == 2 and parts[1] in groups:
-            self._send(200, {"versions": [{"version": v} for v in groups[parts[1]]]})
-        elif parts[0] == "apis" and len(parts) == 3 and parts[2] in groups.get(parts[1], {}):
-            names = [{"name": name} for name in groups[parts[1]][parts[2]]]
-            self._send(200, {"resources": names})
+        elif self.command == "GET" and (found := discovery.told(parts, self.cluster.kinds)):
+            self._send(200, found)
         else:
             return False
         return True
@@ -345,7 +350,7 @@ class _Handler(BaseHTTPRequestHandler):
             items = self.cluster.list(
                 key, query.get("labelSelector", ""), query.get("fieldSelector", "")
             )
-            kind = self.cluster.kinds[key[1]]
+            kind = self.cluster.kinds[key[0]][key[1]]
             self._send(
                 200,
                 {
@@ -358,7 +363,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, key: Key, _sub: str, query: dict[str, str]) -> None:
         value = self._body()
-        asked = self.cluster.kinds[key[1]]
+        asked = self.cluster.kinds[key[0]][key[1]]
         if value.get("kind") not in (asked, None):
             raise Refused(400, "BadRequest", f"kind {value.get('kind')} is not {asked}")
         if query.get("dryRun"):
@@ -382,6 +387,10 @@ class _Handler(BaseHTTPRequestHandler):
             kind == "application/strategic-merge-patch+json" and "/" not in key[0]
         ):
             found = self.cluster.merge(key, body, status=sub == "status")
+        elif kind == "application/json-patch+json":
+            found = self.cluster.replace(
+                key, _patched(self.cluster.get(key), body), status=sub == "status"
+            )
         else:
             raise Refused(415, "UnsupportedMediaType", f"{kind} is not supported here")
         self._send(200, found)
@@ -408,11 +417,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
 
-    def _body(self) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load(
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        )
-        return found
+    def _body(self) -> Any:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        return protobuf.decoded(body) if body.startswith(protobuf.MAGIC) else yaml.safe_load(body)
 
     def _send(self, code: int, value: dict[str, Any]) -> None:
         self._send_bytes(code, json.dumps(value).encode(), "application/json")
@@ -455,6 +462,19 @@ def _merge(value: Any, patch: Any) -> Any:
             found.pop(name, None)
         else:
             found[name] = _merge(found.get(name), part)
+    return found
+
+
+def _patched(value: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """JSON Patch that adds to objects."""
+    found = copy.deepcopy(value)
+    for step in steps:
+        *path, last = [
+            part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]
+        ]
+        if step["op"] != "add" or not isinstance(_at(found, tuple(path)), dict):
+            raise Refused(422, "Invalid", f"{step['op']} {step['path']} is not supported here")
+        _at(found, tuple(path))[last] = step["value"]
     return found
 
 

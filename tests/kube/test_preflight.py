@@ -35,13 +35,13 @@ ACCOUNT = "system:serviceaccount:ranker:brewhouse-train"
 def cluster() -> Iterator[Cluster]:
     """A cluster with all that the production overlay installs, as its controllers leave it."""
     with serve() as (held, _):
-        held.groups |= {"jobset.x-k8s.io": {"v1alpha2": ["jobsets"]}}
-        held.groups |= {"ray.io": {"v1": ["rayclusters", "rayjobs"]}}
+        held.kinds |= {"jobset.x-k8s.io/v1alpha2": {"jobsets": "JobSet"}}
+        held.kinds["ray.io/v1"] |= {"rayjobs": "RayJob"}
         for value in [*built(MANIFESTS / "cluster"), *built(MANIFESTS / "overlays/prod")]:
-            plural = {v: k for k, v in held.kinds.items()}.get(value["kind"])
+            version, space = value["apiVersion"], value["metadata"].get("namespace", "")
+            plural = {v: k for k, v in held.kinds.get(version, {}).items()}.get(value["kind"])
             if plural:
-                space = value["metadata"].get("namespace", "")
-                held.objects[value["apiVersion"], plural, space, value["metadata"]["name"]] = value
+                held.objects[version, plural, space, value["metadata"]["name"]] = value
         held.objects["v1", "persistentvolumeclaims", "ranker", "training"]["status"] = {
             "phase": "Bound"
         }
@@ -76,6 +76,11 @@ def _without(*key: str) -> Callable[[Cluster], Any]:
     return lambda held: held.objects.pop(key)
 
 
+def _old_kueue(held: Cluster) -> None:
+    held.forget("kueue.x-k8s.io")
+    held.kinds["kueue.x-k8s.io/v1beta1"] = {"localqueues": "LocalQueue"}
+
+
 def _queue_stopped(held: Cluster) -> None:
     held.objects["kueue.x-k8s.io/v1beta2", "localqueues", "ranker", "gpu"]["status"] = {
         "conditions": [{"type": "Active", "status": "False", "message": "ClusterQueue is stopped"}]
@@ -103,13 +108,13 @@ BROKEN: dict[str, tuple[Callable[[Cluster], Any], str, str, str]] = {
         "chronyc makestep",
     ),
     "no trainer": (
-        lambda c: c.groups.pop("trainer.kubeflow.org"),
+        lambda c: c.forget("trainer.kubeflow.org"),
         "trainjobs",
         "not installed",
         "install Kubeflow Trainer 2.3, which serves trainer.kubeflow.org/v1alpha1",
     ),
     "an old Kueue": (
-        lambda c: c.groups.update({"kueue.x-k8s.io": {"v1beta1": ["localqueues"]}}),
+        _old_kueue,
         "localqueues",
         "serves v1beta1",
         "install Kueue 0.19",
@@ -248,14 +253,14 @@ def test_quotas_that_fit_exactly_and_those_of_some_pods(cluster: Cluster) -> Non
 
 
 def test_optional_parts_are_told_and_stop_nothing(cluster: Cluster) -> None:
-    cluster.groups.pop("serving.kserve.io")
+    cluster.forget("serving.kserve.io")
     state, value, remedy = look(cluster)["inferenceservices"]
     assert (state, value) == (State.ABSENT, "not installed")
     assert "KServe 0.20" in remedy
 
 
 def test_without_a_queue_kueue_is_optional(cluster: Cluster) -> None:
-    cluster.groups.pop("kueue.x-k8s.io")
+    cluster.forget("kueue.x-k8s.io")
     assert look(cluster, queue="")["localqueues"][0] is State.ABSENT
     assert look(cluster)["localqueues"][0] is State.MISSING
 

@@ -19,6 +19,7 @@ from brewhouse.platform.stores import open_store
 from brewhouse.registry.approvals import Actor
 from brewhouse.registry.lifecycle import Act
 from brewhouse.release.choosing import chosen_model
+from brewhouse.release.store import VersionFolder
 from tests.release.conftest import MODEL, House
 
 
@@ -89,6 +90,12 @@ def test_a_server_of_mlflow_keeps_versions_itself(house: House, served: str) -> 
     uri = client.get_model_version_download_uri(release.model, version.version)
     listed = mlflow.artifacts.list_artifacts(f"{uri}/model", tracking_uri=served)
     assert "model.safetensors" in {PurePosixPath(one.path).name for one in listed}
+    with version.folder.local("dossier") as dossier:
+        found = {p.relative_to(dossier).as_posix() for p in dossier.rglob("*") if p.is_file()}
+    sealed = version.folder.read_json("manifest.json")["files"]
+    # The excerpt of the ledger is no part of what is sealed.
+    wanted = {name.removeprefix("dossier/") for name in sealed if name.startswith("dossier/")}
+    assert found - {"decisions.json"} == wanted
     files, root = open_store(version.source, tracking_uri=served)
     files.pipe_file(f"{root}/model/config.json", b"{}")
     files.rm_file(f"{root}/dossier/LICENCE.txt")
@@ -117,6 +124,64 @@ def test_files_of_a_server_are_files(served: str) -> None:
             gone(f"{root}/a.txt")
     with pytest.raises(NotImplementedError, match="written whole"):
         files.open(f"{root}/c.txt", "wb")
+    with pytest.raises(ValueError, match="name a file"):
+        files.rm_file("")
+
+
+def test_a_server_that_is_down_is_no_file_that_is_gone(
+    house: House, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = house.register(1, store=MLFLOW)
+    release = house.release()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = VersionFolder(version.source, tracking_uri="http://127.0.0.1:9")
+    for call in (
+        away.exists,
+        lambda: away.check("sha256:0"),
+        lambda: away.read("manifest.json"),
+        lambda: away.put(MODEL),
+    ):
+        with pytest.raises(RegistryError, match="does not answer|cannot be"):
+            call()
+    files, root = open_store(version.source, tracking_uri=served)
+    # Nor is a version that was registered built anew, as another one.
+    files.rm_file(f"{root}/manifest.json")
+    with pytest.raises(RegistryError, match="was registered with these results and is gone"):
+        house.register(1, store=MLFLOW)
+    runs = release.registry.runs("brewhouse", 9)
+    assert [run.status for run in runs if run.name == "candidate"][0] == "FAILED"
+
+
+def test_artifacts_on_somebody_s_disk_are_no_store(house: House, served: str) -> None:
+    client = MlflowClient(tracking_uri=served)
+    own = client.get_experiment_by_name("brewhouse")
+    if own:
+        client.rename_experiment(own.experiment_id, f"brewhouse-{uuid4().hex[:6]}")
+    client.create_experiment("brewhouse", artifact_location="/mlruns")
+    with pytest.raises(RegistryError, match="keeps artifacts in .*/mlruns.*disk of whoever's"):
+        house.register(1, store=MLFLOW)
+    checks = services.examine(
+        kfp_host="", tracking_uri=served, database_uri="", signing_key="", store=MLFLOW
+    )
+    found = next(c for c in checks if c.name == "object store")
+    assert (found.state, "/mlruns, a folder" in found.value) == (State.MISSING, True)
+    made = client.get_experiment_by_name("brewhouse")
+    client.rename_experiment(made.experiment_id, f"brewhouse-{uuid4().hex[:6]}")
+
+
+def test_a_registry_in_sqlite_keeps_versions_beside_its_file(house: House) -> None:
+    version = house.register(1, store=MLFLOW)
+    assert Path(version.source).is_relative_to(house.home / "mlflow-artifacts")
+    assert house.release().verify() == []
+    settings = house.release().settings
+    checks = services.examine(
+        kfp_host="",
+        tracking_uri=settings.tracking_uri,
+        database_uri="",
+        signing_key="",
+        store=MLFLOW,
+    )
+    assert next(c for c in checks if c.name == "object store").state is State.OK
 
 
 def test_where_a_version_cannot_be_kept_is_told_before_a_run(

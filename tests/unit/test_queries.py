@@ -1,5 +1,7 @@
 """DuckDB's connection: what a query prints, and in which zone it reads times."""
 
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -11,9 +13,16 @@ LONG = "SELECT count(DISTINCT random()) FROM range(10000000)"
 BAR = "SELECT current_setting('enable_progress_bar')"
 
 
+def test_without_a_script_there_is_no_bar_either() -> None:
+    """Which is where DuckDB has one by itself."""
+    for opened, bar in (("duckdb", "True"), ("brewhouse.data.queries", "False")):
+        code = f"import {opened} as of; print(*of.connect().execute({BAR!r}).fetchone())"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert told.stdout.strip() == bar, told.stderr
+
+
 def test_a_long_query_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with connect() as db:
-        assert db.execute(BAR).fetchone() == (False,)
         # Which turns the bar on, and lets it come at once, even for the next setting.
         db.execute("SET progress_bar_time = 0")
         silence(db)

@@ -17,8 +17,9 @@ def connect() -> duckdb.DuckDBPyConnection:
 
 
 def silence(connection: duckdb.DuckDBPyConnection) -> None:
-    """Keep the progress bar off: DuckDB draws it on standard output, terminal or not.
+    """Keep the progress bar off, which would stand in the midst of what `--json` prints.
 
-    There it would stand in the midst of what `--json` prints, once a query takes two seconds.
+    DuckDB draws it on standard output, terminal or not, once a query takes two seconds, where
+    Python runs without a script: `python -c`, a notebook.
     """
     connection.execute("SET enable_progress_bar = false")

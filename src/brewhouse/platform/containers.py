@@ -24,7 +24,8 @@ class ContainerPlan:
         network: `none`, for steps that need no service; `host` for those that do.
         memory: Limit of a step, such as `8g`; none if empty.
         environment: Variables beyond the image's own.
-        volumes: Folders of this machine, with where steps see them: what a cluster's claims hold.
+        volumes: Folders of this machine, with where steps see them: what a cluster's claims and
+            secrets hold; `:ro` at the end for what they may not write to.
         hosts: Names that steps may call, with addresses: what a cluster's Services are.
     """
 
@@ -89,6 +90,11 @@ def container_runner(plan: ContainerPlan) -> Iterator[Any]:
         docker_task_handler.run_docker_container = theirs
 
 
+def _bound(target: str) -> dict[str, str]:
+    path, _, mode = target.partition(":")
+    return {"bind": path, "mode": mode or "rw"}
+
+
 def _run_container(
     plan: ContainerPlan,
     client: Any,
@@ -107,7 +113,7 @@ def _run_container(
             image=image,
             command=command,
             detach=True,
-            volumes=volumes | {at: {"bind": to, "mode": "rw"} for at, to in plan.volumes.items()},
+            volumes=volumes | {at: _bound(to) for at, to in plan.volumes.items()},
             environment={**plan.environment, **(environment or {})},
             **arguments,
         )

@@ -78,8 +78,8 @@ def run_local(
         arguments: Its arguments.
         run: Where files go; the cache key stands for the version of the code.
         marker: Prefix of lines that are progress for people; they go to stderr.
-        containers: Steps run in containers of their images, which see the run's artifacts alone:
-            folders among the arguments must lie in `out/artifacts`. Subprocesses if None.
+        containers: Steps run in containers of their images, which see the run's artifacts and the
+            plan's volumes alone: there lie the folders among the arguments. Subprocesses if None.
 
     Raises:
         BrewhouseError: The error a step raised, under its own class and exit code.

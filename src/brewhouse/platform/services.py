@@ -12,7 +12,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from brewhouse.platform.checks import Check, State, guarded, missing, ok
-from brewhouse.platform.stores import MLFLOW, open_store, refused_by
+from brewhouse.platform.stores import MLFLOW, SERVED, is_folder, open_store, refused_by
+from brewhouse.platform.tracking import EXPERIMENT, artifact_location, artifact_root
 
 PATIENCE_S = 5.0
 TRIES, PAUSE_S = 3, 2.0
@@ -39,10 +40,13 @@ def examine(
         store: Folder or URI that keeps versions.
         trusted_keys: Folder of public keys; beside the private one if empty.
     """
+    reached = True
     if kfp_host:
         yield from _asked("pipelines", _REACH, lambda: _http("pipelines", kfp_host, "healthz"))
-    if tracking_uri.startswith(("http://", "https://")):
-        yield from _asked("mlflow", _REACH, lambda: _http("mlflow", tracking_uri, "health"))
+    if tracking_uri.startswith(SERVED):
+        for check in _asked("mlflow", _REACH, lambda: _http("mlflow", tracking_uri, "health")):
+            reached = check.state is not State.MISSING
+            yield check
     elif tracking_uri:
         yield from _asked("mlflow", _REACH, lambda: _database("mlflow", tracking_uri))
     if database_uri:
@@ -55,7 +59,14 @@ def examine(
         yield from _asked("feast registry", _REACH, lambda: _database("feast registry", registry))
     if online := os.environ.get("BREWHOUSE_FEAST_REDIS", ""):
         yield from _asked("feast online store", _REACH, lambda: _port("feast online store", online))
-    if store:
+    if refused_by(tracking_uri, store):
+        yield missing(
+            "object store",
+            f"MLflow at {tracking_uri} takes no version from {store}",
+            f"give model_store s3://..., gs://..., or {MLFLOW}:/ for the artifacts of its run",
+        )
+    # What MLflow keeps is not asked for where MLflow itself does not answer.
+    elif store and (reached or not store.startswith(MLFLOW)):
         remedy = (
             "grant the account's identity write, read and delete on it; for s3:// and gs:// "
             "install brewhouse[s3] or [gcs]"
@@ -135,13 +146,17 @@ def _key(path: Path, trusted: Path) -> Iterator[Check]:
 
 def _store(uri: str, tracking_uri: str) -> Iterator[Check]:
     """Write, read and delete, as registering and rolling back do."""
-    if refused_by(tracking_uri, uri):
-        yield missing(
-            "object store",
-            f"MLflow at {tracking_uri} takes no version from {uri}",
-            f"give model_store s3://..., gs://..., or {MLFLOW}:/ for the artifacts of its run",
-        )
-        return
+    if uri.startswith(MLFLOW):
+        # Where a registry in SQLite keeps artifacts of runs.
+        own = artifact_root(tracking_uri) or artifact_location(tracking_uri, EXPERIMENT)
+        if tracking_uri.startswith(SERVED) and own and is_folder(own):
+            yield missing(
+                "object store",
+                f"experiment '{EXPERIMENT}' of MLflow keeps artifacts in {own}, a folder",
+                "start MLflow's server with --artifacts-destination and rename the experiment",
+            )
+            return
+        uri = uri if tracking_uri.startswith(SERVED) else own
     files, root = open_store(uri, tracking_uri=tracking_uri)
     place, wanted = f"{root.rstrip('/')}/.brewhouse-preflight-{uuid4().hex}", b"preflight"
     if "file" in files.protocol:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlparse
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
 
 from brewhouse import offline
 from brewhouse.errors import ConfigError
@@ -40,12 +43,12 @@ def open_store(uri: str, *, tracking_uri: str) -> tuple[AbstractFileSystem, str]
             "BREWHOUSE_TRACKING_URI to its address, or give model_store a folder"
         )
         raise ConfigError(msg)
-    return MlflowFiles(tracking_uri), uri.removeprefix(f"{MLFLOW}:").strip("/")
+    return MlflowFiles(tracking_uri), urlparse(uri).path.strip("/")
 
 
 def is_folder(uri: str) -> bool:
     """Whether it is on this machine's disk."""
-    return uri.startswith("file://") or ("://" not in uri and not uri.startswith(f"{MLFLOW}:"))
+    return not uri.startswith(f"{MLFLOW}:") and get_protocol(uri).lower() in ("file", "local")
 
 
 def refused_by(tracking_uri: str, uri: str) -> bool:
@@ -82,7 +85,7 @@ class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
             FileNotFoundError: There is neither.
         """
         path = path.strip("/")
-        found = [_entry(one) for one in self._repository.list_artifacts(path or None)]
+        found = [_entry(one) for one in self._listed(path)]
         if not found and path:
             found = [self._among_siblings(path)]
         return found if detail else [entry["name"] for entry in found]
@@ -98,8 +101,24 @@ class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
             return {"name": "", "size": 0, "type": "directory"}
         return self._among_siblings(path)
 
+    def exists(self, path: str, **_: Any) -> bool:
+        """Whether it is there.
+
+        Raises:
+            OSError: The server does not say.
+        """
+        try:
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _listed(self, path: str) -> list[Any]:
+        with _told(path):
+            return list(self._repository.list_artifacts(path or None))
+
     def _among_siblings(self, path: str) -> dict[str, Any]:
-        for one in self._repository.list_artifacts(path.rpartition("/")[0] or None):
+        for one in self._listed(posixpath.dirname(path)):
             if one.path.strip("/") == path:
                 return _entry(one)
         raise FileNotFoundError(path)
@@ -109,12 +128,13 @@ class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def put_file(self, lpath: str, rpath: str, **_: Any) -> None:
         """Upload a file."""
-        parent, _, name = rpath.strip("/").rpartition("/")
+        parent, name = posixpath.split(rpath.strip("/"))
         with tempfile.TemporaryDirectory() as scratch:
             # The server names a file as it is named here.
             named = Path(scratch) / name
             os.symlink(os.path.abspath(lpath), named)
-            self._repository.log_artifact(str(named), artifact_path=parent or None)
+            with _told(rpath):
+                self._repository.log_artifact(str(named), artifact_path=parent or None)
 
     def pipe_file(self, path: str, value: bytes, **_: Any) -> None:
         """Upload bytes."""
@@ -124,7 +144,10 @@ class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
             self.put_file(scratch.name, path)
 
     def get_file(self, rpath: str, lpath: str, **_: Any) -> None:
-        """Download a file."""
+        """Download a file; a folder is made, and its files come by themselves."""
+        if self.isdir(rpath):
+            Path(lpath).mkdir(parents=True, exist_ok=True)
+            return
         Path(lpath).parent.mkdir(parents=True, exist_ok=True)
         with self._fetched(rpath) as fetched:
             shutil.move(fetched, lpath)
@@ -149,21 +172,35 @@ class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def rm_file(self, path: str) -> None:
         """Delete a file."""
-        self._repository.delete_artifacts(path.strip("/"))
+        if not path.strip("/"):
+            msg = "all artifacts of the server would be deleted; name a file"
+            raise ValueError(msg)
+        with _told(path):
+            self._repository.delete_artifacts(path.strip("/"))
 
     @contextmanager
     def _fetched(self, path: str) -> Iterator[Path]:
-        from mlflow.exceptions import MlflowException
-
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                found = self._repository.download_artifacts(path.strip("/"), scratch)
-            except (MlflowException, OSError) as error:
+                with _told(path):
+                    found = self._repository.download_artifacts(path.strip("/"), scratch)
+            except OSError as error:
                 if not self.exists(path):
                     raise FileNotFoundError(path) from error
-                msg = f"{path}: {error}"
-                raise OSError(msg) from error
+                raise
             yield Path(found)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """MLflow's errors as those of files."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        msg = f"{path}: {error.message}"
+        raise OSError(msg) from error
 
 
 def _entry(one: Any) -> dict[str, Any]:

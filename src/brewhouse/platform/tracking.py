@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 STATE_TAG, RESULTS_TAG = "brewhouse.state", "brewhouse.results"
+EXPERIMENT = "brewhouse"
 
 
 def local_uri(folder: Path) -> str:
@@ -90,6 +91,17 @@ class Tracker:
         for key, value in params.items():
             self.client.log_param(run.info.run_id, key, str(value)[:500])
         return str(run.info.run_id)
+
+    @contextmanager
+    def running(self, name: str, params: Mapping[str, Any]) -> Iterator[str]:
+        """A run for as long as a block lasts, which fails where the block does; its id."""
+        run_id = self.start(name, params)
+        try:
+            yield run_id
+        except BaseException:
+            self.finish(run_id, ok=False)
+            raise
+        self.finish(run_id)
 
     def artifacts(self, run_id: str) -> str:
         """URI of a run's artifacts."""
@@ -263,6 +275,17 @@ def _version(found: Any) -> RegistryVersion:
         run_id=str(found.run_id or ""),
         tags=dict(found.tags),
     )
+
+
+def artifact_location(uri: str, experiment: str) -> str:
+    """Where artifacts of an experiment go; empty if there is no such experiment.
+
+    Raises:
+        RegistryError: MLflow does not answer.
+    """
+    with _reached(uri):
+        found = Registry(uri).client.get_experiment_by_name(experiment)
+    return str(found.artifact_location) if found else ""
 
 
 def champion_of(uri: str, name: str) -> RegistryVersion | None:

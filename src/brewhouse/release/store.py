@@ -42,11 +42,30 @@ class VersionFolder:
         self._fs, self._root = open_store(self.uri, tracking_uri=tracking_uri)
 
     def exists(self) -> bool:
-        """Whether its manifest is there; it is written last."""
-        return bool(self._fs.exists(f"{self._root}/{MANIFEST}"))
+        """Whether its manifest is there; it is written last.
+
+        Raises:
+            RegistryError: The store does not say.
+        """
+        try:
+            return bool(self._fs.exists(f"{self._root}/{MANIFEST}"))
+        except OSError as error:
+            msg = f"{self.uri}: the store does not answer: {error}"
+            raise RegistryError(msg) from error
 
     def put(self, folder: Path) -> None:
-        """Copy a sealed folder there, the manifest last."""
+        """Copy a sealed folder there, the manifest last.
+
+        Raises:
+            RegistryError: The store does not take it.
+        """
+        try:
+            self._put(folder)
+        except OSError as error:
+            msg = f"{self.uri} cannot be written: {error}"
+            raise RegistryError(msg) from error
+
+    def _put(self, folder: Path) -> None:
         self._fs.makedirs(self._root, exist_ok=True)
         names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
         for name in sorted(names, key=lambda n: (n == MANIFEST, n)):
@@ -91,7 +110,11 @@ class VersionFolder:
 
         Args:
             artifact: Digest from the ledger.
+
+        Raises:
+            RegistryError: The store does not answer, which is no finding.
         """
+        self.exists()
         try:
             files = self.read_json(MANIFEST)["files"]
         except (RegistryError, KeyError, TypeError) as error:

@@ -18,8 +18,8 @@ from brewhouse.files import read_json, sha256_json, write_json
 from brewhouse.gates.outcome import Outcome
 from brewhouse.gates.verdict import Verdict
 from brewhouse.platform.ledger import Clock, now
-from brewhouse.platform.stores import MLFLOW
-from brewhouse.platform.tracking import RESULTS_TAG, Tracker, artifact_root
+from brewhouse.platform.stores import MLFLOW, SERVED, is_folder
+from brewhouse.platform.tracking import EXPERIMENT, RESULTS_TAG, Tracker, artifact_root
 from brewhouse.release import dossier
 from brewhouse.release.service import Release, open_ledger
 from brewhouse.release.settings import Settings
@@ -87,36 +87,34 @@ def run(
         tags |= {f"brewhouse.trigger.{name}": told[:5000] for name, told in trigger.items()}
     tracker = Tracker(
         settings.tracking_uri,
-        experiment="brewhouse",
+        experiment=EXPERIMENT,
         artifacts=artifact_root(settings.tracking_uri),
     )
-    run_id = tracker.start("candidate", {"domain": results.domain, "snapshot": results.snapshot})
-    tracker.log_metrics(run_id, _metrics(results))
-    key = sha256_json([results.model["digest"], digest])[:16]
-    if known := release.registry.judged_by(release.model, digest):
-        uri = known.source
-    elif model_store.rstrip("/") == f"{MLFLOW}:":
-        uri = f"{tracker.artifacts(run_id)}/{key}"
-    else:
-        uri = f"{model_store.rstrip('/')}/{release.model}/{key}"
-    kept = VersionFolder(uri, tracking_uri=settings.tracking_uri)
-    artifact = _keep(evidence, folder.domain, kept)
-    card = kept.read(f"dossier/{CARD}").decode()
-    registered = release.registry.register(
-        release.model, source=kept.uri, run_id=run_id, tags=tags, description=card
-    )
-    version = release.register(
-        Registration(
-            model=release.model,
-            version=registered.version,
-            author=author or "unknown",
-            artifact=artifact,
-            results=digest,
-            verdict="sha256:" + sha256_json(verdict.model_dump(mode="json")),
-            passed=verdict.outcome is Outcome.PASS,
+    about = {"domain": results.domain, "snapshot": results.snapshot}
+    with tracker.running("candidate", about) as run_id:
+        tracker.log_metrics(run_id, _metrics(results))
+        key = sha256_json([results.model["digest"], digest])[:16]
+        known = release.registry.judged_by(release.model, digest)
+        kept = VersionFolder(
+            known.source if known else f"{_place(model_store, tracker, run_id, release)}/{key}",
+            tracking_uri=settings.tracking_uri,
         )
-    )
-    tracker.finish(run_id)
+        artifact = _keep(evidence, folder.domain, kept, known=known is not None)
+        card = kept.read(f"dossier/{CARD}").decode()
+        registered = release.registry.register(
+            release.model, source=kept.uri, run_id=run_id, tags=tags, description=card
+        )
+        version = release.register(
+            Registration(
+                model=release.model,
+                version=registered.version,
+                author=author or "unknown",
+                artifact=artifact,
+                results=digest,
+                verdict="sha256:" + sha256_json(verdict.model_dump(mode="json")),
+                passed=verdict.outcome is Outcome.PASS,
+            )
+        )
     told: dict[str, Any] = {
         "name": version.model,
         "version": version.version,
@@ -132,10 +130,37 @@ def run(
     return version
 
 
-def _keep(evidence: dossier.Evidence, domain: Any, kept: VersionFolder) -> str:
-    """Build the version's folder and put it into the store, unless it is there; its digest."""
+def _place(model_store: str, tracker: Tracker, run_id: str, release: Release) -> str:
+    """URI of the folder above a new version's.
+
+    Raises:
+        RegistryError: MLflow's server would keep it on this machine's disk.
+    """
+    if model_store.rstrip("/") != f"{MLFLOW}:":
+        return f"{model_store.rstrip('/')}/{release.model}"
+    root = tracker.artifacts(run_id)
+    if release.settings.tracking_uri.startswith(SERVED) and is_folder(root):
+        msg = (
+            f"experiment '{EXPERIMENT}' of {release.settings.tracking_uri} keeps artifacts in "
+            f"{root}, on the disk of whoever's machine writes there; start MLflow's server with "
+            "--artifacts-destination and rename the experiment, or give model_store s3:// or gs://"
+        )
+        raise RegistryError(msg)
+    return root
+
+
+def _keep(evidence: dossier.Evidence, domain: Any, kept: VersionFolder, *, known: bool) -> str:
+    """Build the version's folder and put it into the store, unless it is there; its digest.
+
+    Raises:
+        RegistryError: A version that was registered is gone: it is not built anew, for the ledger
+            names what it was.
+    """
     if kept.exists():
         return "sha256:" + sha256_json(kept.read_json("manifest.json")["files"])
+    if known:
+        msg = f"{kept.uri} was registered with these results and is gone; restore it"
+        raise RegistryError(msg)
     with tempfile.TemporaryDirectory(prefix="brewhouse-version-") as scratch:
         folder = Path(scratch) / "version"
         artifact = dossier.build(folder, evidence, domain)

@@ -24,7 +24,7 @@ from brewhouse.errors import ConfigError, TrainingError
 from brewhouse.files import atomic_dir, read_json, sha256_json, write_json
 from brewhouse.model.shipped import locate
 from brewhouse.platform.launcher import Launcher, connect
-from brewhouse.platform.tracking import Tracker, artifact_root
+from brewhouse.platform.tracking import EXPERIMENT, Tracker, artifact_root
 from brewhouse.platform.trainjob import ClusterSpec, build
 from brewhouse.processes import die_with_parent
 from brewhouse.prompts.shards_manifest import ShardsManifest
@@ -295,7 +295,7 @@ def _follow(stream: IO[str] | None, log: IO[str], tail: deque[str]) -> None:
 
 
 def _track(config: TrainConfig, out: Path, uri: str, name: str) -> None:
-    tracker = Tracker(uri, experiment="brewhouse", artifacts=artifact_root(uri))
+    tracker = Tracker(uri, experiment=EXPERIMENT, artifacts=artifact_root(uri))
     params = config.model_dump(mode="json", exclude={"data", "out", "stages"})
     params |= {f"{s.name}.{k}": v for s in config.stages for k, v in s.model_dump().items()}
     run_id = tracker.start(name, params)
