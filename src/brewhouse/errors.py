@@ -66,6 +66,10 @@ class RegistryError(BrewhouseError):
     exit_code = 10
 
 
+class StoreError(RegistryError):
+    """Where versions are kept does not answer: nothing is known of what is there."""
+
+
 class UnknownVersionError(RegistryError):
     """The registry has no such version."""
 

@@ -1,6 +1,6 @@
 """The image of the steps, and a service of containers that has it.
 
-Needs root, podman, runc, mmdebstrap, kubectl and the wheels of `make wheels`; the first build takes
+Needs root, podman, runc, mmdebstrap and the wheels of `make wheels`; the first build takes
 minutes. Set `BREWHOUSE_STEPS_IMAGE` to test an image that is there already.
 """
 
@@ -23,9 +23,7 @@ from tests.conftest import ROOT
 def image() -> str:
     if given := os.environ.get("BREWHOUSE_STEPS_IMAGE"):
         return given
-    absent = [
-        tool for tool in ("podman", "runc", "mmdebstrap", "kubectl") if shutil.which(tool) is None
-    ]
+    absent = [tool for tool in ("podman", "runc", "mmdebstrap") if shutil.which(tool) is None]
     if absent or os.geteuid():
         pytest.skip(f"no image can be built here: needs root and {', '.join(absent) or 'podman'}")
     if not (ROOT / "build" / "wheels" / "steps").is_dir():

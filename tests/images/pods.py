@@ -132,7 +132,18 @@ class Namespace:
         user, own = pod["securityContext"], container["securityContext"]
         limits = container["resources"]["limits"]
         told = [
-            *("podman", "--runtime", "runc", "run", "--rm", "--name", name, "--network", "host"),
+            *(
+                "podman",
+                "--runtime",
+                "runc",
+                "run",
+                "--rm",
+                "--replace",
+                "--name",
+                name,
+                "--network",
+                "host",
+            ),
             *("--user", f"{user['runAsUser']}:{user['runAsGroup']}"),
             *("--group-add", str(user["fsGroup"])),
             *("--memory", _bytes(limits["memory"]), "--cpus", limits["cpu"]),

@@ -37,6 +37,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "ray.io/v1": {"rayclusters": "RayCluster"},
 }
 CLUSTER_WIDE = {"namespaces", "nodes", "clusterroles", "clusterrolebindings"}
+WITH_STATUS = {"cronjobs", "deployments", "jobs", "namespaces", "nodes", "pods", "resourcequotas"}
+"""Built-in kinds whose status is a resource of its own."""
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 

@@ -117,7 +117,7 @@ class Cluster:
             new = copy.deepcopy(value)
             if status:
                 new = copy.deepcopy(old) | {"status": value.get("status")}
-            elif crd is not None and crd.status:
+            elif crd.status if crd else self.strict and key[1] in discovery.WITH_STATUS:
                 new.pop("status", None)
                 if "status" in old:
                     new["status"] = old["status"]
@@ -125,9 +125,10 @@ class Cluster:
             new["metadata"] = value.get("metadata", {}) | {
                 k: old["metadata"][k] for k in fixed if k in old["metadata"]
             }
+            new = self._admitted(key, new, old)
             if new.get("spec") != old.get("spec"):
                 new["metadata"]["generation"] += 1
-            return self._store(key, self._admitted(key, new, old), "MODIFIED")
+            return self._store(key, new, "MODIFIED")
 
     def merge(self, key: Key, patch: dict[str, Any], *, status: bool = False) -> dict[str, Any]:
         with self.changed:

@@ -1,11 +1,13 @@
 """What the install guides tell to type, typed with the real kubectl, as it stands in their blocks.
 
 The API server is ours: it validates what is applied, asks for the namespace first, keeps field
-owners. What needs a node, a release or Kubeflow Pipelines is left out, and tested elsewhere.
+owners. What needs a node, a release or Kubeflow Pipelines, port-forward among it, is left out.
 """
 
 from __future__ import annotations
 
+import base64
+import copy
 import os
 import re
 import shutil
@@ -13,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -132,13 +135,18 @@ def test_the_guide_s_commands_leave_what_it_promises(
     keys = set(cluster.objects["v1", "secrets", "ranker", "brewhouse-signing-key"]["data"])
     assert "ledger.pem" in keys
     assert len([key for key in keys if key.endswith(".pub")]) == 1
-    # Every secret that a pod names is made, or may be left out.
+    # Every secret that something names is made.
     for value in cluster.objects.values():
-        for name in re.findall(
-            r"'(?:secretName|secretRef)': '?(?:{'name': ')?([\w-]+)", str(value)
-        ):
-            assert ("Secret", name) in there, (value["metadata"]["name"], name)
-    specs = {key: value.get("spec") for key, value in cluster.objects.items()}
+        for named in _secrets(value):
+            assert ("Secret", named) in there, (value["metadata"]["name"], named)
+    secret = cluster.objects["v1", "secrets", "ranker", "brewhouse-console"]["data"]["secret"]
+    assert len(base64.b64decode(secret)) >= 32
+    nodes = {key[3]: value for key, value in cluster.objects.items() if key[1] == "nodes"}
+    node = nodes["NODE" if page == "install.md" else "brewhouse-control-plane"]
+    assert node["metadata"]["labels"] == {"brewhouse.dev/pool": "h100"}
+    if page == "install-on-kind.md":
+        assert node["status"]["capacity"] == {"nvidia.com/gpu": "2"}
+    before = _without_bookkeeping(cluster)
     for folder in applied:
         subprocess.run(
             ["kubectl", "apply", "--server-side", "-k", folder],
@@ -146,7 +154,31 @@ def test_the_guide_s_commands_leave_what_it_promises(
             check=True,
             capture_output=True,
         )
-    assert {key: value.get("spec") for key, value in cluster.objects.items()} == specs
+    assert _without_bookkeeping(cluster) == before
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Names of secrets within an object that must be there."""
+    if isinstance(value, list):
+        for part in value:
+            yield from _secrets(part)
+    if not isinstance(value, dict):
+        return
+    for field, part in value.items():
+        if field in ("secretRef", "secretKeyRef") and not part.get("optional"):
+            yield part["name"]
+        elif field == "secret" and isinstance(part, dict) and not part.get("optional"):
+            yield part.get("secretName") or part["name"]
+        else:
+            yield from _secrets(part)
+
+
+def _without_bookkeeping(cluster: Cluster) -> dict[Any, Any]:
+    found = copy.deepcopy(cluster.objects)
+    for value in found.values():
+        for field in ("managedFields", "resourceVersion"):
+            value["metadata"].pop(field, None)
+    return found
 
 
 def test_without_its_namespace_nothing_is_taken(cluster: Cluster, tmp_path: Path) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 import fsspec
 import mlflow
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from brewhouse.errors import ConfigError, RegistryError
+from brewhouse.errors import ConfigError, RegistryError, StoreError
 from brewhouse.files import digest_tree
 from brewhouse.platform import services
 from brewhouse.platform.checks import Check, State
 from brewhouse.platform.stores import open_store
+from brewhouse.platform.tracking import Tracker
 from brewhouse.registry.approvals import Actor
 from brewhouse.registry.lifecycle import Act
 from brewhouse.release.choosing import chosen_model
 from brewhouse.release.store import VersionFolder
+from brewhouse.release.watching import trained_until
 from tests.release.conftest import MODEL, House
 
 
@@ -128,6 +133,49 @@ def test_files_of_a_server_are_files(served: str) -> None:
         files.rm_file("")
 
 
+class Down(MemoryFileSystem):
+    """A store that knows its files and hands none out, with an error of its own kind."""
+
+    protocol = "down"
+
+    def find(self, path: str, *_: object, **__: object) -> list[str]:
+        raise Outage(503)
+
+    def cat_file(self, path: str, *_: object, **__: object) -> bytes:
+        raise Outage(503)
+
+    def pipe_file(self, path: str, value: bytes, *_: object, **__: object) -> None:
+        raise Outage(503)
+
+
+class Outage(Exception):  # noqa: N818 - clients of stores have such
+    pass
+
+
+def test_a_store_that_is_down_is_not_taken_for_a_broken_one(
+    house: House, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = house.register(1, store=store)
+    release = house.release()
+    bob = Actor(name="bob", via="cli")
+    release.decide(Act.APPROVE, "1", bob, reason="holds on every slice")
+    for name in ("find", "cat_file", "pipe_file"):
+        monkeypatch.setattr(MemoryFileSystem, name, getattr(Down, name))
+    kept = version.folder
+    for call in (
+        lambda: kept.check(version.entries[0].artifact),
+        kept.names,
+        lambda: kept.read("manifest.json"),
+        lambda: kept.write("dossier/decisions.json", b""),
+        release.verify,
+        lambda: trained_until(kept),
+    ):
+        with pytest.raises(StoreError, match="does not answer: Outage: 503"):
+            call()
+    refused = [r for r in release.ledger.refusals() if r["version"] == "1"]
+    assert refused == []
+
+
 def test_a_server_that_is_down_is_no_file_that_is_gone(
     house: House, served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,11 +185,12 @@ def test_a_server_that_is_down_is_no_file_that_is_gone(
     away = VersionFolder(version.source, tracking_uri="http://127.0.0.1:9")
     for call in (
         away.exists,
+        away.names,
         lambda: away.check("sha256:0"),
         lambda: away.read("manifest.json"),
         lambda: away.put(MODEL),
     ):
-        with pytest.raises(RegistryError, match="does not answer|cannot be"):
+        with pytest.raises(StoreError, match="does not answer"):
             call()
     files, root = open_store(version.source, tracking_uri=served)
     # Nor is a version that was registered built anew, as another one.
@@ -149,53 +198,68 @@ def test_a_server_that_is_down_is_no_file_that_is_gone(
     with pytest.raises(RegistryError, match="was registered with these results and is gone"):
         house.register(1, store=MLFLOW)
     runs = release.registry.runs("brewhouse", 9)
-    assert [run.status for run in runs if run.name == "candidate"][0] == "FAILED"
+    assert next(run.status for run in runs if run.name == "candidate") == "FAILED"
 
 
-def test_artifacts_on_somebody_s_disk_are_no_store(house: House, served: str) -> None:
+@pytest.fixture
+def on_disk(served: str) -> Iterator[None]:
+    """The server's experiment keeps artifacts in a folder; another one takes its name after."""
     client = MlflowClient(tracking_uri=served)
-    own = client.get_experiment_by_name("brewhouse")
-    if own:
-        client.rename_experiment(own.experiment_id, f"brewhouse-{uuid4().hex[:6]}")
+
+    def away() -> None:
+        if found := client.get_experiment_by_name("brewhouse"):
+            client.rename_experiment(found.experiment_id, f"brewhouse-{uuid4().hex[:6]}")
+
+    away()
     client.create_experiment("brewhouse", artifact_location="/mlruns")
+    yield
+    away()
+
+
+def test_artifacts_on_somebody_s_disk_are_no_store(
+    house: House, served: str, on_disk: None
+) -> None:
     with pytest.raises(RegistryError, match="keeps artifacts in .*/mlruns.*disk of whoever's"):
         house.register(1, store=MLFLOW)
-    checks = services.examine(
-        kfp_host="", tracking_uri=served, database_uri="", signing_key="", store=MLFLOW
-    )
-    found = next(c for c in checks if c.name == "object store")
+    found = _store_check(served, MLFLOW)
     assert (found.state, "/mlruns, a folder" in found.value) == (State.MISSING, True)
-    made = client.get_experiment_by_name("brewhouse")
-    client.rename_experiment(made.experiment_id, f"brewhouse-{uuid4().hex[:6]}")
+
+
+def test_what_fails_is_told_even_where_mlflow_does_not_hear_of_it(
+    served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(*_: object, **__: object) -> None:
+        raise MlflowException(str(503))
+
+    tracker = Tracker(served, experiment="brewhouse")
+    monkeypatch.setattr(tracker.client, "set_terminated", deaf)
+    down = StoreError("the store is down")
+    with pytest.raises(StoreError, match="down"), tracker.running("candidate", {}):
+        raise down
 
 
 def test_a_registry_in_sqlite_keeps_versions_beside_its_file(house: House) -> None:
     version = house.register(1, store=MLFLOW)
     assert Path(version.source).is_relative_to(house.home / "mlflow-artifacts")
     assert house.release().verify() == []
-    settings = house.release().settings
+    tracking_uri = house.release().settings.tracking_uri
+    assert _store_check(tracking_uri, MLFLOW).state is State.OK
+
+
+def _store_check(tracking_uri: str, store: str) -> Check:
     checks = services.examine(
-        kfp_host="",
-        tracking_uri=settings.tracking_uri,
-        database_uri="",
-        signing_key="",
-        store=MLFLOW,
+        kfp_host="", tracking_uri=tracking_uri, database_uri="", signing_key="", store=store
     )
-    assert next(c for c in checks if c.name == "object store").state is State.OK
+    return next(c for c in checks if c.name == "object store")
 
 
 def test_where_a_version_cannot_be_kept_is_told_before_a_run(
-    house: House, served: str, tmp_path: Path
+    house: House, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def found(store: str) -> Check:
-        checks = services.examine(
-            kfp_host="", tracking_uri=served, database_uri="", signing_key="", store=store
-        )
-        return next(c for c in checks if c.name == "object store")
-
-    assert found(MLFLOW).state is State.OK
+    monkeypatch.setattr(services, "PAUSE_S", 0.0)
+    assert _store_check(served, MLFLOW).state is State.OK
     for number, store in enumerate((str(tmp_path / "models"), f"{MLFLOW}models"), 2):
-        refused = found(store)
+        refused = _store_check(served, store)
         assert refused.state is State.MISSING
         assert f"takes no version from {store}" in refused.value
         assert "mlflow-artifacts:/ for" in refused.remedy
@@ -204,3 +268,7 @@ def test_where_a_version_cannot_be_kept_is_told_before_a_run(
             house.register(number, store=store)
     with pytest.raises(ConfigError, match="is kept by a server of MLflow, and 'sqlite.*is none"):
         open_store(MLFLOW, tracking_uri="sqlite:///mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    nowhere = _store_check("", MLFLOW)
+    assert (nowhere.state, "and '' is none" in nowhere.value) == (State.MISSING, True)
+    assert list(tmp_path.glob("mlflow.db")) == []

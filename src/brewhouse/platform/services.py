@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from brewhouse.platform.checks import Check, State, guarded, missing, ok
 from brewhouse.platform.stores import MLFLOW, SERVED, is_folder, open_store, refused_by
-from brewhouse.platform.tracking import EXPERIMENT, artifact_location, artifact_root
+from brewhouse.platform.tracking import EXPERIMENT, Tracker, artifact_root
 
 PATIENCE_S = 5.0
 TRIES, PAUSE_S = 3, 2.0
@@ -146,17 +146,18 @@ def _key(path: Path, trusted: Path) -> Iterator[Check]:
 
 def _store(uri: str, tracking_uri: str) -> Iterator[Check]:
     """Write, read and delete, as registering and rolling back do."""
-    if uri.startswith(MLFLOW):
-        # Where a registry in SQLite keeps artifacts of runs.
-        own = artifact_root(tracking_uri) or artifact_location(tracking_uri, EXPERIMENT)
-        if tracking_uri.startswith(SERVED) and own and is_folder(own):
+    if uri.startswith(MLFLOW) and tracking_uri:
+        # Where artifacts of the run will go, by the experiment that it will be of.
+        uri = Tracker(
+            tracking_uri, experiment=EXPERIMENT, artifacts=artifact_root(tracking_uri)
+        ).root
+        if tracking_uri.startswith(SERVED) and is_folder(uri):
             yield missing(
                 "object store",
-                f"experiment '{EXPERIMENT}' of MLflow keeps artifacts in {own}, a folder",
+                f"experiment '{EXPERIMENT}' of MLflow keeps artifacts in {uri}, a folder",
                 "start MLflow's server with --artifacts-destination and rename the experiment",
             )
             return
-        uri = uri if tracking_uri.startswith(SERVED) else own
     files, root = open_store(uri, tracking_uri=tracking_uri)
     place, wanted = f"{root.rstrip('/')}/.brewhouse-preflight-{uuid4().hex}", b"preflight"
     if "file" in files.protocol:

@@ -113,6 +113,10 @@ class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
             return False
         return True
 
+    def walk(self, path: str, *given: Any, on_error: str = "raise", **more: Any) -> Any:
+        """Folders and their files; one that cannot be listed is not taken for an empty one."""
+        return super().walk(path, *given, on_error=on_error, **more)
+
     def _listed(self, path: str) -> list[Any]:
         with _told(path):
             return list(self._repository.list_artifacts(path or None))

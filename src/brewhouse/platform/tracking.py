@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ class Tracker:
     """Logs runs."""
 
     def __init__(self, uri: str, *, experiment: str, artifacts: str | None = None) -> None:
-        """Connect; the experiment is created if absent.
+        """Connect; the experiment is created if absent. `root` is where its artifacts go.
 
         Args:
             uri: MLflow tracking URI.
@@ -81,6 +81,7 @@ class Tracker:
                 if found
                 else self.client.create_experiment(experiment, artifact_location=artifacts)
             )
+            self.root = str(self.client.get_experiment(self.experiment_id).artifact_location)
         except MlflowException as error:
             msg = f"MLflow at {uri}: {error.message}; check the tracking URI and the server"
             raise RegistryError(msg) from error
@@ -99,7 +100,9 @@ class Tracker:
         try:
             yield run_id
         except BaseException:
-            self.finish(run_id, ok=False)
+            # What went wrong is what to tell, even where MLflow does not hear of it.
+            with suppress(Exception):
+                self.finish(run_id, ok=False)
             raise
         self.finish(run_id)
 
@@ -275,17 +278,6 @@ def _version(found: Any) -> RegistryVersion:
         run_id=str(found.run_id or ""),
         tags=dict(found.tags),
     )
-
-
-def artifact_location(uri: str, experiment: str) -> str:
-    """Where artifacts of an experiment go; empty if there is no such experiment.
-
-    Raises:
-        RegistryError: MLflow does not answer.
-    """
-    with _reached(uri):
-        found = Registry(uri).client.get_experiment_by_name(experiment)
-    return str(found.artifact_location) if found else ""
 
 
 def champion_of(uri: str, name: str) -> RegistryVersion | None:

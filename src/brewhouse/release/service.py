@@ -15,6 +15,7 @@ from brewhouse.errors import (
     LifecycleError,
     PermissionDenied,
     RegistryError,
+    StoreError,
     TamperError,
     UnknownVersionError,
 )
@@ -346,7 +347,7 @@ class Release:
             VersionFolder(version.source, tracking_uri=self.settings.tracking_uri).write(
                 DECISIONS_FILE, lines.encode()
             )
-        except OSError as error:
+        except StoreError as error:
             msg = f"{version.source}: the excerpt of the ledger cannot be written: {error}"
             raise RegistryError(msg) from error
 

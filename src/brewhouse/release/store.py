@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from brewhouse.errors import RegistryError
+from brewhouse.errors import RegistryError, StoreError
 from brewhouse.files import sha256_file, sha256_json, write_json
 from brewhouse.platform.stores import is_folder, open_store
 
@@ -45,45 +45,42 @@ class VersionFolder:
         """Whether its manifest is there; it is written last.
 
         Raises:
-            RegistryError: The store does not say.
+            StoreError: The store does not answer.
         """
-        try:
-            return bool(self._fs.exists(f"{self._root}/{MANIFEST}"))
-        except OSError as error:
-            msg = f"{self.uri}: the store does not answer: {error}"
-            raise RegistryError(msg) from error
+        with _answering(self.uri):
+            try:
+                self._fs.info(f"{self._root}/{MANIFEST}")
+            except FileNotFoundError:
+                return False
+        return True
 
     def put(self, folder: Path) -> None:
         """Copy a sealed folder there, the manifest last.
 
         Raises:
-            RegistryError: The store does not take it.
+            StoreError: The store does not take it.
         """
-        try:
-            self._put(folder)
-        except OSError as error:
-            msg = f"{self.uri} cannot be written: {error}"
-            raise RegistryError(msg) from error
-
-    def _put(self, folder: Path) -> None:
-        self._fs.makedirs(self._root, exist_ok=True)
         names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
-        for name in sorted(names, key=lambda n: (n == MANIFEST, n)):
-            target = f"{self._root}/{name}"
-            self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            self._fs.put_file(str(folder / name), target)
+        with _answering(self.uri):
+            self._fs.makedirs(self._root, exist_ok=True)
+            for name in sorted(names, key=lambda n: (n == MANIFEST, n)):
+                target = f"{self._root}/{name}"
+                self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                self._fs.put_file(str(folder / name), target)
 
     def read(self, name: str) -> bytes:
         """A file's bytes.
 
         Raises:
             RegistryError: It is not there.
+            StoreError: The store does not answer.
         """
-        try:
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        except (OSError, ValueError) as error:
-            msg = f"{self.uri}: {name} cannot be read: {error}"
-            raise RegistryError(msg) from error
+        with _answering(self.uri):
+            try:
+                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            except (FileNotFoundError, IsADirectoryError) as error:
+                msg = f"{self.uri}: {name} cannot be read: it is not there"
+                raise RegistryError(msg) from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file.
@@ -98,12 +95,26 @@ class VersionFolder:
             raise RegistryError(msg) from error
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file that the manifest leaves out."""
-        self._fs.pipe_file(f"{self._root}/{name}", content)
+        """Write a file that the manifest leaves out.
+
+        Raises:
+            StoreError: The store does not take it.
+        """
+        with _answering(self.uri):
+            self._fs.pipe_file(f"{self._root}/{name}", content)
 
     def names(self) -> list[str]:
-        """Files, relative."""
-        return sorted(p.removeprefix(self._root).lstrip("/") for p in self._fs.find(self._root))
+        """Files, relative; none if there is no such folder.
+
+        Raises:
+            StoreError: The store does not answer.
+        """
+        with _answering(self.uri):
+            try:
+                found = self._fs.find(self._root)
+            except FileNotFoundError:
+                found = []
+        return sorted(p.removeprefix(self._root).lstrip("/") for p in found)
 
     def check(self, artifact: str) -> list[str]:
         """What differs from what was registered, a line a file; empty if nothing does.
@@ -112,11 +123,12 @@ class VersionFolder:
             artifact: Digest from the ledger.
 
         Raises:
-            RegistryError: The store does not answer, which is no finding.
+            StoreError: The store does not answer, which is no finding.
         """
-        self.exists()
         try:
             files = self.read_json(MANIFEST)["files"]
+        except StoreError:
+            raise
         except (RegistryError, KeyError, TypeError) as error:
             return [f"{self.uri}: its manifest cannot be read: {error}"]
         found = []
@@ -133,7 +145,7 @@ class VersionFolder:
 
     def _digest(self, name: str) -> str:
         digest = hashlib.sha256()
-        with self._fs.open(f"{self._root}/{name}", "rb") as handle:
+        with _answering(self.uri), self._fs.open(f"{self._root}/{name}", "rb") as handle:
             while chunk := handle.read(1 << 20):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -146,5 +158,18 @@ class VersionFolder:
             return
         with tempfile.TemporaryDirectory(prefix="brewhouse-version-") as scratch:
             target = Path(scratch) / part
-            self._fs.get(f"{self._root}/{part}/", f"{target}/", recursive=True)
+            with _answering(self.uri):
+                self._fs.get(f"{self._root}/{part}/", f"{target}/", recursive=True)
             yield target
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """Whatever the client of a store raises, for they have errors of their own each."""
+    try:
+        yield
+    except RegistryError:
+        raise
+    except Exception as error:
+        msg = f"{uri}: the store does not answer: {type(error).__name__}: {error}"
+        raise StoreError(msg) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brewhouse.errors import BrewhouseError
+from brewhouse.errors import BrewhouseError, StoreError
 from brewhouse.evaluation.results import Results
 from brewhouse.files import sha256_json
 from brewhouse.gates.verdict import Verdict
@@ -26,6 +26,8 @@ def check_judgement(version: Version) -> list[str]:
         path = f"dossier/{name}"
         try:
             value = model.model_validate(version.folder.read_json(path))
+        except StoreError:
+            raise
         except (BrewhouseError, ValueError) as error:
             found.append(f"{version.source}/{path} cannot be read: {str(error).splitlines()[0]}")
             continue
@@ -44,6 +46,8 @@ def check_mirrors(version: Version) -> list[str]:
     name = f"{version.source}/{DECISIONS}"
     try:
         mirrored = [e["hash"] for e in version.folder.read_json(DECISIONS)]
+    except StoreError:
+        raise
     except (BrewhouseError, KeyError, TypeError) as error:
         return [f"{name} cannot be read: {str(error).splitlines()[0]}"]
     hashes = [e.hash for e in version.entries]

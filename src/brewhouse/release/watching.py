@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 
 from brewhouse.drift.reference import Reference
-from brewhouse.errors import RegistryError
+from brewhouse.errors import RegistryError, StoreError
 from brewhouse.files import read_json
 from brewhouse.platform.tracking import STATE_TAG, Registry
 from brewhouse.registry.lifecycle import State
@@ -118,5 +118,7 @@ def trained_until(kept: VersionFolder) -> date | None:
     try:
         split = kept.read_json("dossier/results.json")["split"]
         return datetime.fromisoformat(split["train_end"]).date()
+    except StoreError:
+        raise
     except (RegistryError, KeyError, TypeError, ValueError):
         return None
