@@ -61,7 +61,7 @@ def refused_by(tracking_uri: str, uri: str) -> bool:
     return tracking_uri.startswith(SERVED) and bool(inner or is_folder(uri))
 
 
-class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]
+class MlflowFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     """Artifacts that MLflow's server hands on, as files: whole ones, read and written at once.
 
     https://mlflow.org/docs/latest/self-hosting/architecture/artifact-store/
