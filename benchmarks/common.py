@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -85,7 +86,63 @@ def commit() -> str:
         found = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
         return found.stdout.strip()
 
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    found = git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    return found or os.environ.get("BREWHOUSE_COMMIT", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class On:
+    """Where and how both sides of a comparison run.
+
+    Attributes:
+        device, dtype: Of the model, for both.
+        batch: Prompts that a peer takes at once.
+        warm: Whether a peer runs once before it is timed: kernels are then there.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    batch: int = 8
+    warm: bool = False
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def peak_mib(self) -> float:
+        """Most memory that the device's tensors took; 0 on CPUs, where the process is measured."""
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else 0.0
+
+
+CPU = On()
+
+
+def sized(name: str) -> str:
+    """Make `SIZE:LAYERS` known as a size of so many layers; returns the name."""
+    from brewhouse.model.sizes import SIZES
+
+    size, _, layers = name.partition(":")
+    if layers:
+        SIZES[name] = SIZES[size] | {"num_hidden_layers": int(layers)}
+    return name
+
+
+def build(name: str, *, vocabulary: int, on: On) -> Any:
+    """A decoder with fresh weights, the same in every process."""
+    import torch
+
+    from brewhouse.model.build import build_decoder
+
+    if on.device == "cpu":
+        torch.set_num_threads(2)
+    with torch.device(on.device):
+        decoder = build_decoder(sized(name), vocab_size=vocabulary, begin=1, pad=0, seed=0)
+    return decoder.to(getattr(torch, on.dtype))
 
 
 def best_of(repeats: int, work: Callable[[], Any]) -> float:
@@ -113,8 +170,10 @@ def _with_peak(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[An
 
 
 def keep(file: str, results: Iterable[Result]) -> None:
-    """Write the results of one benchmark."""
+    """Write the results of one benchmark, if it could measure anything here."""
     found = list(results)
+    if not found:
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{file}.json").write_text(json.dumps([asdict(r) for r in found], indent=2) + "\n")
 

@@ -12,7 +12,7 @@ import common
 
 ALL = (
     *("scoring", "training", "verbalizer", "timelines", "evidence", "drift", "drift_volume"),
-    "verbalize_scale",
+    *("verbalize_scale", "gpu"),
 )
 
 

@@ -17,7 +17,6 @@ VOCABULARY = 2000
 ANSWERS = [5, 6]
 SHAPES = ((2048, 40, 50), (512, 40, 20))
 SIZES = ("tiny", "small")
-PEER_BATCH = 8
 
 
 def make_tree(trunk: int, leaf: int, candidates: int) -> Any:
@@ -38,52 +37,52 @@ def make_tree(trunk: int, leaf: int, candidates: int) -> Any:
     )
 
 
-def build(size: str) -> Any:
-    """The same decoder in every process."""
-    import torch
-
-    from brewhouse.model.build import build_decoder
-
-    torch.set_num_threads(2)
-    return build_decoder(size, vocab_size=VOCABULARY, begin=1, pad=0, seed=0)
+Scores = tuple[float, np.ndarray, int, float]
+"""Seconds a request, log-odds, tokens, peak memory of the device in MiB."""
 
 
-def ours(size: str, shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
-    """Seconds a request, log-odds, tokens."""
+def ours(size: str, shape: tuple[int, int, int], on: common.On = common.CPU) -> Scores:
+    """Candidates as leaves of one tree."""
     from brewhouse.model.ranker import Ranker
     from brewhouse.prompts.questions import QuestionBook
     from brewhouse.scoring.scorer import Scorer
 
     tree = make_tree(*shape)
-    ranker = Ranker(build(size), [ANSWERS])
+    ranker = Ranker(common.build(size, vocabulary=VOCABULARY, on=on), [ANSWERS])
     scorer = Scorer(ranker, None, QuestionBook(questions=(), readings={}))  # type: ignore[arg-type]
     found = scorer.score([tree])
     seconds = common.best_of(3, lambda: scorer.score([tree]))
-    return seconds, found.logits_NA[:, 0] - found.logits_NA[:, 1], found.tokens
+    odds = found.logits_NA[:, 0] - found.logits_NA[:, 1]
+    return seconds, odds, found.tokens, on.peak_mib()
 
 
-def transformers_prompts(size: str, shape: tuple[int, int, int]) -> tuple[float, np.ndarray]:
+def transformers_prompts(
+    size: str, shape: tuple[int, int, int], on: common.On = common.CPU
+) -> Scores:
     """The same from ordinary prompts of equal length, in batches, by transformers alone."""
     import torch
 
-    tree, decoder = make_tree(*shape), build(size).eval()
+    tree = make_tree(*shape)
+    decoder = common.build(size, vocabulary=VOCABULARY, on=on).eval()
     prompts = np.stack([tree.single(i).tokens_T for i in range(len(tree.row_N))]).astype(np.int64)
 
     def run() -> np.ndarray:
         rows = []
         with torch.inference_mode():
-            for start in range(0, len(prompts), PEER_BATCH):
-                batch = torch.from_numpy(prompts[start : start + PEER_BATCH])
+            for start in range(0, len(prompts), on.batch):
+                batch = torch.from_numpy(prompts[start : start + on.batch]).to(on.device)
                 rows.append(decoder(input_ids=batch, logits_to_keep=1).logits[:, -1])
-        logits = torch.cat(rows).float().numpy()
+        logits = torch.cat(rows).float().cpu().numpy()
         return logits[:, ANSWERS[0]] - logits[:, ANSWERS[1]]
 
+    if on.warm:
+        run()
     start = time.perf_counter()
     found = run()
-    return time.perf_counter() - start, found
+    return time.perf_counter() - start, found, prompts.size, on.peak_mib()
 
 
-def harness(size: str, shape: tuple[int, int, int]) -> tuple[float, np.ndarray]:
+def harness(size: str, shape: tuple[int, int, int]) -> Scores:
     """The same by lm-evaluation-harness: log-likelihood of each answer after each prompt."""
     from lm_eval.models.huggingface import HFLM
     from tokenizers import Tokenizer, models
@@ -97,9 +96,9 @@ def harness(size: str, shape: tuple[int, int, int]) -> tuple[float, np.ndarray]:
     )
     tree = make_tree(*shape)
     model = HFLM(
-        pretrained=build(size).eval(),
+        pretrained=common.build(size, vocabulary=VOCABULARY, on=common.CPU).eval(),
         tokenizer=plain,
-        batch_size=PEER_BATCH,
+        batch_size=common.CPU.batch,
         device="cpu",
         max_length=4096,
     )
@@ -112,7 +111,8 @@ def harness(size: str, shape: tuple[int, int, int]) -> tuple[float, np.ndarray]:
     found = model._loglikelihood_tokens(requests, disable_tqdm=True)
     seconds = time.perf_counter() - start
     scores = np.array([value for value, _ in found]).reshape(-1, len(ANSWERS))
-    return seconds, scores[:, 0] - scores[:, 1]
+    tokens = sum(len(prompt) + 1 for _, prompt, _ in requests)
+    return seconds, scores[:, 0] - scores[:, 1], tokens, 0.0
 
 
 def run() -> Iterable[common.Result]:
@@ -127,9 +127,9 @@ def run() -> Iterable[common.Result]:
     for size in SIZES:
         for shape in SHAPES:
             trunk, leaf, candidates = shape
-            (seconds, scores, tokens), memory = common.in_own_process(ours, size, shape)
+            (seconds, scores, tokens, _), memory = common.in_own_process(ours, size, shape)
             for peer, label in peers:
-                (theirs, reference), other = common.in_own_process(peer, size, shape)
+                (theirs, reference, _, _), other = common.in_own_process(peer, size, shape)
                 found = common.result(
                     f"scoring {size} {trunk}/{leaf}/{candidates}",
                     ours=candidates / seconds,

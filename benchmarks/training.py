@@ -23,7 +23,9 @@ MEMBERS = 4
 LR = 1e-3
 
 
-def make_trees(shape: tuple[int, int, int]) -> list[Any]:
+def make_trees(
+    shape: tuple[int, int, int], *, members: int = MEMBERS, labels: int = VOCABULARY
+) -> list[Any]:
     """Members whose past interactions are all targets, evenly along their trunk."""
     from brewhouse.prompts.tree import TokenTree
 
@@ -37,62 +39,70 @@ def make_trees(shape: tuple[int, int, int]) -> list[Any]:
             leaf_start_N=trunk + leaf * np.arange(targets),
             branch_N=np.linspace(leaf, trunk, targets).astype(np.int64),
             question_N=np.zeros(targets, np.int64),
-            label_N=rng.integers(0, VOCABULARY, targets),
+            label_N=rng.integers(0, labels, targets),
             weight_N=np.ones(targets, np.float32),
             row_N=tuple(map(str, range(targets))),
         )
-        for m in range(MEMBERS)
+        for m in range(members)
     ]
 
 
-def build() -> Any:
-    """The same decoder in every process."""
-    import torch
-
-    from brewhouse.model.build import build_decoder
-
-    torch.set_num_threads(2)
-    return build_decoder("tiny", vocab_size=VOCABULARY, begin=1, pad=0, seed=0)
-
-
 def flat_gradient(decoder: Any) -> np.ndarray:
-    """Gradient of all parameters in the order of their names."""
-    named = sorted(decoder.named_parameters())
+    """Gradient of all parameters in the order of their names; of every so many, if beyond 1e7."""
+    named = [p for _, p in sorted(decoder.named_parameters())]
+    stride = -(-sum(p.numel() for p in named) // 10_000_000)
     return np.concatenate(
         [
-            (np.zeros(p.numel()) if p.grad is None else p.grad.float().numpy().ravel())
-            for _, p in named
+            np.zeros(len(range(0, p.numel(), stride)))
+            if p.grad is None
+            else p.grad.flatten()[::stride].float().cpu().numpy()
+            for p in named
         ]
     )
 
 
-def ours(shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
-    """Seconds a step over all members, gradient of the first member, tokens a step."""
+Steps = tuple[float, np.ndarray, int, float]
+"""Seconds over all members, gradient of the first one, tokens, peak memory of the device in MiB."""
+
+
+def ours(shape: tuple[int, int, int], size: str = "tiny", on: common.On = common.CPU) -> Steps:
+    """All members' targets as leaves of their trees, in one step."""
     import torch
 
     from brewhouse.model.batch import collate
+    from brewhouse.model.plan import default_backend
     from brewhouse.model.ranker import Ranker
 
-    trees, decoder = make_trees(shape), build()
-    ranker = Ranker(decoder, [list(range(VOCABULARY))])
-    ranker(collate(trees[:1]), "answers")[0].backward()
+    trees, decoder = make_trees(shape), common.build(size, vocabulary=VOCABULARY, on=on)
+    ranker = Ranker(decoder, [list(range(VOCABULARY))]).to(on.device)
+    backend = default_backend(on.device, ranker.head_dim)
+
+    def row(some: list[Any]) -> Any:
+        return collate(some, backend=backend).to(on.device)
+
+    ranker(row(trees[:1]), "answers")[0].backward()
     gradient = flat_gradient(decoder)
-    optimizer = torch.optim.AdamW(ranker.parameters(), lr=LR)
+    optimizer = torch.optim.AdamW(ranker.parameters(), lr=LR, fused=on.device == "cuda" or None)
 
     def step() -> None:
         optimizer.zero_grad()
-        ranker(collate(trees), "answers")[0].backward()
+        ranker(row(trees), "answers")[0].backward()
         torch.nn.utils.clip_grad_norm_(ranker.parameters(), 1.0)
         optimizer.step()
+        on.wait()
 
     step()
-    return common.best_of(3, step), gradient, sum(map(len, trees))
+    return common.best_of(3, step), gradient, sum(map(len, trees)), on.peak_mib()
 
 
-def trl_packed(shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
-    """The same by TRL: seconds for all members' prompts, gradient of the first member's, tokens."""
+def trl_packed(
+    shape: tuple[int, int, int], size: str = "tiny", on: common.On = common.CPU
+) -> Steps:
+    """The same by TRL, a prompt a target."""
+    import pyarrow as pa
     import torch
     from datasets import Dataset
+    from datasets.table import InMemoryTable
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -122,10 +132,11 @@ def trl_packed(shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
             self.times: list[float] = []
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            on.wait()
             self.times.append(time.perf_counter())
 
     # Its auxiliary router loss off, so that both train on the same loss.
-    decoder = build()
+    decoder = common.build(size, vocabulary=VOCABULARY, on=on)
     decoder.router_aux_loss_coef = decoder.config.router_aux_loss_coef = 0.0
     clock = Clock()
     longest = shape[0] + shape[1] + 1
@@ -137,21 +148,22 @@ def trl_packed(shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
                 packing=True,
                 completion_only_loss=True,
                 max_length=2 * longest,
-                per_device_train_batch_size=4,
+                per_device_train_batch_size=on.batch,
                 num_train_epochs=2,
                 learning_rate=LR,
-                optim="adamw_torch",
+                optim="adamw_torch_fused" if on.device == "cuda" else "adamw_torch",
                 report_to=[],
                 save_strategy="no",
                 logging_strategy="no",
-                use_cpu=True,
-                bf16=False,
+                use_cpu=on.device == "cpu",
+                bf16=on.dtype == "bfloat16",
                 gradient_checkpointing=False,
                 disable_tqdm=True,
                 shuffle_dataset=False,
                 seed=0,
             ),
-            train_dataset=Dataset.from_list(rows),
+            # Named, for a hash of the table cannot be made on every version of Python.
+            train_dataset=Dataset(InMemoryTable(pa.Table.from_pylist(rows)), fingerprint="rows"),
             processing_class=tokenizer,
             callbacks=[clock],
         )
@@ -159,8 +171,9 @@ def trl_packed(shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
         count = len(first)
         trainer.model.train()
         for row in first:
-            ids = torch.tensor([row["input_ids"]])
-            labels = torch.where(torch.tensor([row["completion_mask"]]) == 1, ids, -100)
+            ids = torch.tensor([row["input_ids"]], device=on.device)
+            mask = torch.tensor([row["completion_mask"]], device=on.device)
+            labels = torch.where(mask == 1, ids, -100)
             inputs = {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
             (trainer.compute_loss(trainer.model, inputs) / count).backward()
         gradient = flat_gradient(trainer.model)
@@ -169,7 +182,7 @@ def trl_packed(shape: tuple[int, int, int]) -> tuple[float, np.ndarray, int]:
     steps_a_pass = len(clock.times) // 2
     spans = np.diff(clock.times)
     seconds = float(np.median(spans)) * steps_a_pass
-    return seconds, gradient, sum(len(row["input_ids"]) for row in rows)
+    return seconds, gradient, sum(len(row["input_ids"]) for row in rows), on.peak_mib()
 
 
 def run() -> Iterable[common.Result]:
@@ -178,8 +191,9 @@ def run() -> Iterable[common.Result]:
 
     for shape in SHAPES:
         trunk, leaf, targets = shape
-        (seconds, gradient, tokens), memory = common.in_own_process(ours, shape)
-        (theirs, reference, other), peak = common.in_own_process(trl_packed, shape)
+        on = common.On(batch=4)
+        (seconds, gradient, tokens, _), memory = common.in_own_process(ours, shape, "tiny", on)
+        (theirs, reference, other, _), peak = common.in_own_process(trl_packed, shape, "tiny", on)
         error = np.linalg.norm(gradient - reference) / np.linalg.norm(reference)
         found = common.result(
             f"training tiny, trunk {trunk}, leaf {leaf}, {targets} targets",

@@ -237,9 +237,3 @@ def test_wrong_options_are_told() -> None:
 def test_missing_shards_are_told(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="run the verbalize step again"):
         training.run(shards=tmp_path, model_out=tmp_path / "m")
-
-
-@pytest.mark.gpu
-def test_training_on_a_gpu(shards: Path, tmp_path: Path) -> None:
-    model = train(shards, tmp_path, precision="bfloat16")
-    assert read_json(model / "training.json")["steps"] > 0

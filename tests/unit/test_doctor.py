@@ -8,8 +8,9 @@ import shutil
 from collections import namedtuple
 
 import pytest
-from brewhouse.cli.main import app
 from typer.testing import CliRunner
+
+from brewhouse.cli.main import app
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -175,13 +175,3 @@ def test_load_balance_loss_is_one_when_even_and_grows_with_collapse() -> None:
 def test_unknown_size() -> None:
     with pytest.raises(ModelError, match="unknown model size 'huge'; choose one of micro, tiny"):
         mixtral_config("huge", vocab_size=10, begin=0, pad=0)
-
-
-@pytest.mark.gpu
-def test_leaf_parity_on_a_gpu(ranker: Ranker) -> None:
-    moved = Ranker(ranker.decoder, ANSWERS).cuda().eval()
-    on_gpu = Scorer(moved, _Pad(), QuestionBook(questions=(), readings={}))  # type: ignore[arg-type]
-    try:
-        assert parity(on_gpu, [_fixed_tree()]) < 1e-4
-    finally:
-        ranker.cpu()

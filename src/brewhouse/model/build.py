@@ -12,8 +12,17 @@ from brewhouse.model.sizes import mixtral_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-EXPERTS_ON_CPU = "eager"
-"""`batched_mm` was 30 to 100 times slower on CPU; `make bench` measures the others."""
+
+def experts_kernel() -> str:
+    """Name of transformers' way to run experts that is best on this machine.
+
+    One product over all experts (`grouped_mm`) needs a GPU of compute capability 8; on CPUs a loop
+    over experts was fastest.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return "grouped_mm" if on_gpu else "eager"
 
 
 def without_memory(*, on: bool) -> AbstractContextManager[Any]:
@@ -41,7 +50,7 @@ def build_decoder(
             config,
             attn_implementation="sdpa",
             dtype=torch.float32,
-            experts_implementation=EXPERTS_ON_CPU,
+            experts_implementation=experts_kernel(),
         )
 
 
@@ -62,8 +71,8 @@ def load_decoder(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": getattr(torch, dtype)}
-    if not torch.cuda.is_available():
-        options["experts_implementation"] = EXPERTS_ON_CPU
+    if experts_kernel() == "eager":  # Else transformers' own choice, by the kind of model.
+        options["experts_implementation"] = "eager"
     kind = AutoModelForCausalLM
     try:
         if empty:

@@ -17,6 +17,8 @@ from brewhouse.prompts.tree import TRUNK, TokenTree
 
 Backend = Literal["dense", "split", "flex"]
 BACKENDS: tuple[Backend, ...] = ("dense", "split", "flex")
+FLEX_LEAST = 16
+"""Narrowest head that FlexAttention's CUDA kernels take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +199,12 @@ def tree_mask(owner_BL: torch.Tensor, visible_BL: torch.Tensor) -> torch.Tensor:
     return (mask | torch.eye(len(key), dtype=torch.bool, device=key.device)[None])[:, None]
 
 
-def default_backend(device: torch.device | str) -> Backend:
-    """`flex` on CUDA, `split` elsewhere."""
-    return "flex" if torch.device(device).type == "cuda" else "split"
+def default_backend(device: torch.device | str, head_dim: int = FLEX_LEAST) -> Backend:
+    """`flex` on CUDA, `split` elsewhere and for heads too narrow for FlexAttention's kernels.
+
+    Args:
+        device: Where the model is.
+        head_dim: Width of its attention heads.
+    """
+    on_cuda = torch.device(device).type == "cuda"
+    return "flex" if on_cuda and head_dim >= FLEX_LEAST else "split"

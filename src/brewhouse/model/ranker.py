@@ -48,6 +48,12 @@ class Ranker(nn.Module):
         is_answer[ids[mask]] = True
         self.register_buffer("is_answer_V", is_answer, persistent=False)
 
+    @property
+    def head_dim(self) -> int:
+        """Width of the decoder's attention heads."""
+        width, heads = self.config.hidden_size, self.config.num_attention_heads
+        return int(getattr(self.config, "head_dim", None) or width // heads)
+
     def hidden(self, batch: TreeBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Last hidden states (T, D) and the router logits of each layer, (T, experts)."""
         self.routed.clear()

@@ -82,7 +82,7 @@ class Scorer:
         self.tokenizer = tokenizer
         self.book = book
         self.device = next(ranker.parameters()).device
-        self.backend = backend or default_backend(self.device)
+        self.backend = backend or default_backend(self.device, ranker.head_dim)
         self._load: torch.Tensor | None = None
 
     @classmethod

@@ -112,7 +112,7 @@ class Trainer:
         try:
             for index, stage in enumerate(self.config.stages):
                 if index >= self.state["stage"]:
-                    self._run_stage(stage, progress)
+                    self.train(stage, progress)
                     self.state |= {"stage": index + 1, "groups": 0, "tokens": 0, "levels": {}}
                     self._save()
         except BaseException:
@@ -146,7 +146,17 @@ class Trainer:
             found["peak_gpu_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         return found
 
-    def _run_stage(self, stage: Stage, progress: Progress | None) -> None:
+    def train(self, stage: Stage, progress: Progress | None = None) -> None:
+        """Train what is left of a stage; its end is not saved.
+
+        Args:
+            stage: Stage that `state` stands in.
+            progress: Told of every step.
+
+        Raises:
+            Preempted: A signal asked to stop; a checkpoint is written.
+            TrainingError: The loss is no number.
+        """
         source = self._source(stage)
         steps = shares(
             source,
@@ -246,8 +256,9 @@ class Trainer:
         # Nothing of a model is random here but what adapters may do; tied to the step, so that a
         # resumed run draws the same.
         torch.manual_seed((self.config.seed << 32) ^ self.state["step"] ^ (self.rank << 24))
-        rows = [collate(b, backend=default_backend(self.device)).to(self.device) for b in batches]
         module = self.engine.module
+        backend = default_backend(self.device, module.head_dim)
+        rows = [collate(b, backend=backend).to(self.device) for b in batches]
         own = sum((module.totals(row, asked) for row in rows), torch.zeros(2).double())
         totals = sum_over_ranks(own.to(self.device)).cpu()
         done = torch.zeros(3, dtype=torch.float64, device=self.device)

@@ -1,0 +1,55 @@
+"""Training on every device, in every way that one device can: losses are those of the plain way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from brewhouse.files import read_json
+from tests.training.runs import OPTIONS, configure, finish, losses
+
+SHORT: dict[str, Any] = {
+    "model": "tiny",
+    "report_s": 0,
+    "checkpoint_steps": 1000,
+    "stages": [OPTIONS["stages"][1] | {"tokens": 12_000}],
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "zero-1": {"zero_stage": 1},
+    "zero-2-offload": {"zero_stage": 2, "offload": "optimizer"},
+    "zero-3": {"zero_stage": 3},
+    "zero-3-offload": {"zero_stage": 3, "offload": "parameters"},
+    "recomputed": {"activation_checkpointing": True},
+    "compiled": {"compile": True},
+    "lora": {"lora": {"rank": 4}},
+    "micro": {"model": "micro"},
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_trains_on_a_gpu(shards: Path, tmp_path: Path, way: str) -> None:
+    options = SHORT | WAYS[way]
+    out = finish(configure(shards, tmp_path / way, **options), ranks=1)
+    found = losses(out)
+    assert found[max(found)] < found[1]
+    taken = read_json(out / "model" / "training.json")["actual"]
+    assert taken["peak_gpu_gib"] > 0
+    if way not in ("lora", "micro"):
+        plain = losses(finish(configure(shards, tmp_path / "plain", **SHORT), ranks=1))
+        assert found.keys() == plain.keys()
+        assert max(abs(found[s] - plain[s]) for s in plain) < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_bfloat16_stays_near(shards: Path, tmp_path: Path, zero_stage: int) -> None:
+    half = {"precision": "bfloat16", "zero_stage": zero_stage}
+    plain = losses(finish(configure(shards, tmp_path / "plain", **SHORT), ranks=1))
+    found = losses(finish(configure(shards, tmp_path / "half", **SHORT | half), ranks=1))
+    assert found.keys() == plain.keys()
+    last = max(plain)
+    assert abs(found[1] - plain[1]) < 0.02
+    assert abs(found[last] - plain[last]) < 0.1
