@@ -28,27 +28,36 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Losses of the plain way, on the same device."""
+    folder = tmp_path_factory.mktemp("plain")
+    return losses(finish(configure(shards, folder / "run", **SHORT), ranks=1))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_trains_on_a_gpu(shards: Path, tmp_path: Path, way: str) -> None:
-    options = SHORT | WAYS[way]
-    out = finish(configure(shards, tmp_path / way, **options), ranks=1)
+def test_every_way_trains_on_a_gpu(
+    shards: Path, tmp_path: Path, way: str, request: pytest.FixtureRequest
+) -> None:
+    out = finish(configure(shards, tmp_path / way, **(SHORT | WAYS[way])), ranks=1)
     found = losses(out)
     assert found[max(found)] < found[1]
     taken = read_json(out / "model" / "training.json")["actual"]
     assert taken["peak_gpu_gib"] > 0
     if way not in ("lora", "micro"):
-        plain = losses(finish(configure(shards, tmp_path / "plain", **SHORT), ranks=1))
+        plain = request.getfixturevalue("plain")
         assert found.keys() == plain.keys()
         assert max(abs(found[s] - plain[s]) for s in plain) < 1e-3
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("zero_stage", [0, 1, 3])
-def test_bfloat16_stays_near(shards: Path, tmp_path: Path, zero_stage: int) -> None:
+def test_bfloat16_stays_near(
+    shards: Path, tmp_path: Path, zero_stage: int, plain: dict[int, float]
+) -> None:
     half = {"precision": "bfloat16", "zero_stage": zero_stage}
-    plain = losses(finish(configure(shards, tmp_path / "plain", **SHORT), ranks=1))
-    found = losses(finish(configure(shards, tmp_path / "half", **SHORT | half), ranks=1))
+    found = losses(finish(configure(shards, tmp_path / "half", **(SHORT | half)), ranks=1))
     assert found.keys() == plain.keys()
     last = max(plain)
     assert abs(found[1] - plain[1]) < 0.02

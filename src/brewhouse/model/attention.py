@@ -205,7 +205,13 @@ class _LeafAttention(torch.autograd.Function):
 def _flex_kernel(compiled: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    # A kernel for each width of heads, dtype, and with gradients or without; and should there be
+    # too many, an error, for what PyTorch would fall back to holds the whole matrix.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 64)
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 
 
 def _flex(

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 
+from brewhouse.model.blocks import Blocks
 from brewhouse.prompts.tree import TRUNK, TokenTree
 
 Backend = Literal["dense", "split", "flex"]
@@ -44,6 +45,7 @@ class TreePlan:
         slot_BM: Place of each leaf token in `own_NS`, flattened.
         back_NS: Place of each leaf token in `leaf_BM`, flattened.
         place_T: Place of each token in the trunks, then leaf tokens, flattened.
+        blocks: What `flex` computes; None with other backends.
         keep: Receives the trunks' keys and values.
         reuse: Holds them; the row then holds leaves only.
     """
@@ -61,6 +63,7 @@ class TreePlan:
     slot_BM: torch.Tensor
     back_NS: torch.Tensor
     place_T: torch.Tensor
+    blocks: Blocks | None = None
     keep: TrunkCache | None = None
     reuse: TrunkCache | None = None
 
@@ -115,6 +118,7 @@ class TreePlan:
             slot_BM=_tensor(slot_at.reshape(leaf_at.shape)),
             back_NS=_tensor(back_at.reshape(own_at.shape)),
             place_T=_tensor(place),
+            blocks=_blocks(trees, starts, visible) if backend == "flex" else None,
         )
 
     def to(self, device: torch.device | str) -> TreePlan:
@@ -124,6 +128,8 @@ class TreePlan:
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), torch.Tensor)
         }
+        if self.blocks is not None:
+            moved["blocks"] = self.blocks.to(device)
         return replace(self, **moved)
 
     @cached_property
@@ -151,18 +157,21 @@ class TreePlan:
 
     @cached_property
     def block_mask(self) -> Any:
-        """FlexAttention's mask over the row."""
-        from torch.nn.attention.flex_attention import create_block_mask
+        """FlexAttention's mask over the row; plans of other backends have none."""
+        if self.blocks is None:
+            msg = f"a plan of backend {self.backend} has no block mask"
+            raise ValueError(msg)
+        return self.blocks.mask()
 
-        tree, owner, local, visible = self.tree_T, self.owner_T, self.local_T, self.visible_T
 
-        def sees(_b: Any, _h: Any, q: Any, k: Any) -> Any:
-            trunk = (owner[k] == TRUNK) & (local[k] < visible[q])
-            own = (owner[k] == owner[q]) & (owner[k] != TRUNK) & (local[k] <= local[q])
-            return (tree[q] == tree[k]) & (trunk | own)
-
-        n = len(tree)
-        return create_block_mask(sees, None, None, n, n, device=str(tree.device))
+def _blocks(trees: list[TokenTree], starts: np.ndarray, visible_T: np.ndarray) -> Blocks:
+    """Stretches that the tokens of a row see."""
+    first = np.repeat(starts, [len(tree) for tree in trees])
+    own = np.arange(len(first)) + 1
+    for start, tree in zip(starts, trees, strict=True):
+        lengths = tree.leaf_end_N - tree.leaf_start_N
+        own[start + tree.trunk : start + len(tree)] = np.repeat(start + tree.leaf_start_N, lengths)
+    return Blocks.of(first, first + visible_T, own)
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

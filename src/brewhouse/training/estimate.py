@@ -30,6 +30,9 @@ class Shape:
         active: Those that one token passes through.
         experts: Those in experts.
         largest_block: Those of one layer's experts, which ZeRO-3 gathers at once.
+        layers, width: Decoder layers, and values of a token between them.
+        routed: Hidden values of all experts that one token passes through in a layer.
+        chosen: Experts that one token passes through in a layer.
     """
 
     total: int
@@ -38,6 +41,8 @@ class Shape:
     largest_block: int
     layers: int
     width: int
+    routed: int
+    chosen: int
 
     @classmethod
     def of(cls, model: str, *, vocabulary: int = 32_000) -> Shape:
@@ -75,7 +80,20 @@ class Shape:
             largest_block=block,
             layers=layers,
             width=width,
+            routed=config.intermediate_size * config.num_experts_per_tok,
+            chosen=config.num_experts_per_tok,
         )
+
+    def activations(self, precision_bytes: int, *, recomputed: bool) -> float:
+        """Bytes a token that the backward pass needs: of all layers, or of one and all inputs.
+
+        Counted off a layer: ten values of the width around attention and its norms; the inputs,
+        outputs and weighted outputs of the chosen experts; and of their hidden values the two
+        projections, the gate's activation and the product.
+        """
+        layer = (10 + 3 * self.chosen) * self.width + 4 * self.routed
+        kept = self.layers * (self.width if recomputed else layer)
+        return float(precision_bytes * (kept + (layer if recomputed else 0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +199,7 @@ def estimate(
     gradients = 4 * trained_share * (held if zero_stage < 2 else shared)
     state = _STATE_BYTES * trained_share * (held if zero_stage == 0 else shared)
     gathered = 2 * size * shape.largest_block if zero_stage == 3 else 0.0
-    kept = 2 if activation_checkpointing else 34
-    working = 0 if not activation_checkpointing else 34 + 3 * shape.active / shape.total
-    activations = batch_tokens * shape.width * (kept * shape.layers + working)
+    activations = batch_tokens * shape.activations(size, recomputed=activation_checkpointing)
     host = 0.0
     if offload != "none":
         # ZeRO keeps the gradients beside the state that they update.

@@ -91,6 +91,7 @@ def build_engine(
         decoder.enable_input_require_grads()
     ranker = Ranker(decoder, answers)
     if config.zero_stage == 3:
+        _move_buffers(ranker, deepspeed.accelerator.get_accelerator().current_device_name())
         blocks = moe_blocks(decoder)
         if blocks:
             deepspeed.utils.set_z3_leaf_modules(ranker, blocks)
@@ -108,6 +109,13 @@ def build_engine(
         for layer in decoder.model.layers:
             layer.compile(dynamic=True)
     return engine
+
+
+def _move_buffers(module: torch.nn.Module, device: str) -> None:
+    """Put what is no parameter where the parameters will be gathered; DeepSpeed leaves it alone."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)
 
 
 def _optimizer(config: TrainConfig, ranker: Ranker) -> torch.optim.Optimizer:
