@@ -14,6 +14,7 @@ from brewhouse.model.plan import BACKENDS, Backend, default_backend
 from brewhouse.model.ranker import Ranker
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.scoring.scorer import Scorer, parity
+from brewhouse.training.setup import move_buffers
 from tests.devices.trees import VOCABULARY, tree
 
 ANSWERS = [[5, 6, 7], [8, 9]]
@@ -124,3 +125,15 @@ def test_a_kept_trunk_answers_like_a_whole_tree(scorer: Callable[[str], Scorer])
 def test_the_backend_follows_device_and_heads(device: str) -> None:
     assert default_backend(device, 8) == "split"
     assert default_backend(device, 16) == ("flex" if device == "cuda" else "split")
+
+
+def test_a_ranker_keeps_its_answers_beside_its_decoder() -> None:
+    shapes = build_decoder("micro", vocab_size=VOCABULARY, begin=1, pad=0, seed=3, empty=True)
+    assert {b.device.type for b in Ranker(shapes, ANSWERS).buffers(recurse=False)} == {"meta"}
+
+
+def test_buffers_are_moved_and_parameters_left() -> None:
+    made = ranker("micro", "cpu")
+    move_buffers(made, "meta")
+    assert {b.device.type for b in made.buffers()} == {"meta"}
+    assert {p.device.type for p in made.parameters()} == {"cpu"}

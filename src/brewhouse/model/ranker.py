@@ -42,11 +42,12 @@ class Ranker(nn.Module):
         for q, row in enumerate(answers):
             ids[q, : len(row)] = torch.tensor(row)
             mask[q, : len(row)] = True
-        self.register_buffer("answer_ids_QA", ids, persistent=False)
-        self.register_buffer("answer_mask_QA", mask, persistent=False)
         is_answer = torch.zeros(decoder.config.vocab_size, dtype=torch.bool)
         is_answer[ids[mask]] = True
-        self.register_buffer("is_answer_V", is_answer, persistent=False)
+        device = decoder.lm_head.weight.device
+        self.register_buffer("answer_ids_QA", ids.to(device), persistent=False)
+        self.register_buffer("answer_mask_QA", mask.to(device), persistent=False)
+        self.register_buffer("is_answer_V", is_answer.to(device), persistent=False)
 
     @property
     def head_dim(self) -> int:

@@ -91,7 +91,7 @@ def build_engine(
         decoder.enable_input_require_grads()
     ranker = Ranker(decoder, answers)
     if config.zero_stage == 3:
-        _move_buffers(ranker, deepspeed.accelerator.get_accelerator().current_device_name())
+        move_buffers(ranker, deepspeed.accelerator.get_accelerator().current_device_name())
         blocks = moe_blocks(decoder)
         if blocks:
             deepspeed.utils.set_z3_leaf_modules(ranker, blocks)
@@ -111,7 +111,7 @@ def build_engine(
     return engine
 
 
-def _move_buffers(module: torch.nn.Module, device: str) -> None:
+def move_buffers(module: torch.nn.Module, device: str) -> None:
     """Put what is no parameter where the parameters will be gathered; DeepSpeed leaves it alone."""
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
