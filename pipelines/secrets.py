@@ -1,4 +1,7 @@
-"""Where steps of a cluster find decisions, keys and features; on one machine a folder says it."""
+"""Where steps of a cluster find decisions, keys, features and the keys of an object store.
+
+On one machine a folder says it.
+"""
 
 from kfp import dsl, kubernetes
 
@@ -28,6 +31,12 @@ FEATURES = (
     "BREWHOUSE_FEAST_TABLES",
     "BREWHOUSE_SPARK_MASTER",
 )
+STORE = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+)
 
 
 def with_secrets(task: dsl.PipelineTask) -> None:
@@ -45,3 +54,14 @@ def with_features(task: dsl.PipelineTask) -> None:
     kubernetes.use_secret_as_env(
         task, "brewhouse-feast", {name: name for name in FEATURES}, optional=True
     )
+
+
+def with_store(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    """Hand the secret `brewhouse-store` to a step that reads or writes an object store.
+
+    It is for stores that know no workload identity, as those on premises.
+    """
+    kubernetes.use_secret_as_env(
+        task, "brewhouse-store", {name: name for name in STORE}, optional=True
+    )
+    return task

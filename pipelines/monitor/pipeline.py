@@ -3,7 +3,7 @@
 from brewhouse.components.monitor_drift.component import monitor_drift
 from brewhouse.components.report_status.component import report_status
 from brewhouse.pipelines.placing import placed
-from brewhouse.pipelines.secrets import with_secrets
+from brewhouse.pipelines.secrets import with_secrets, with_store
 from kfp import dsl, kubernetes
 
 
@@ -45,7 +45,7 @@ def monitor(
         home: Folder of registry, database and keys; in a cluster secrets name them.
         publish_to: Folder or URI that collects pages and metrics.
     """
-    ending = placed(report_status(publish_to=publish_to), "monitor")
+    ending = with_store(placed(report_status(publish_to=publish_to), "monitor"))
     ending.set_caching_options(False)
     ending.set_cpu_request("100m").set_cpu_limit("100m")
     ending.set_memory_request("512Mi").set_memory_limit("512Mi")
@@ -71,6 +71,6 @@ def monitor(
         watched.set_memory_request("16Gi").set_memory_limit("16Gi")
         watched.set_retry(num_retries=2, backoff_duration="300s", backoff_factor=2.0)
         kubernetes.mount_pvc(watched, pvc_name=claim, mount_path="/workspace")
-        with_secrets(placed(watched, "monitor"))
+        with_secrets(with_store(placed(watched, "monitor")))
         # Kubeflow's PodDefault of this name brings the token with which retrainings are started.
         kubernetes.add_pod_label(watched, "access-ml-pipeline", "true")

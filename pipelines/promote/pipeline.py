@@ -2,7 +2,7 @@
 
 from brewhouse.components.promote.component import promote as promote_step
 from brewhouse.pipelines.placing import placed
-from brewhouse.pipelines.secrets import with_secrets
+from brewhouse.pipelines.secrets import with_secrets, with_store
 from kfp import dsl
 
 
@@ -20,4 +20,4 @@ def promote(version: str, home: str = ""):
     done = promote_step(version=version, home=home)
     done.set_caching_options(False)
     done.set_cpu_request("1").set_cpu_limit("1").set_memory_request("4Gi").set_memory_limit("4Gi")
-    with_secrets(placed(done, "promote"))
+    with_secrets(with_store(placed(done, "promote")))

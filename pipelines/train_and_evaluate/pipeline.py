@@ -13,7 +13,7 @@ from brewhouse.components.train_ranker.component import train_ranker
 from brewhouse.components.validate_data.component import validate_data
 from brewhouse.components.verbalize.component import verbalize
 from brewhouse.pipelines.placing import placed
-from brewhouse.pipelines.secrets import with_features, with_secrets
+from brewhouse.pipelines.secrets import with_features, with_secrets, with_store
 from kfp import dsl, kubernetes
 
 
@@ -21,7 +21,7 @@ def _size(task: dsl.PipelineTask, *, cpu: str, memory: str) -> dsl.PipelineTask:
     """Request and limit alike, so that a step is never evicted for what it asked."""
     task.set_cpu_request(cpu).set_cpu_limit(cpu)
     task.set_memory_request(memory).set_memory_limit(memory)
-    return placed(task, "train-and-evaluate")
+    return with_store(placed(task, "train-and-evaluate"))
 
 
 @dsl.pipeline(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from brewhouse.pipelines.secrets import STORE
 from kfp import components
 
 from brewhouse.errors import ConfigError
@@ -103,6 +104,8 @@ def test_training_and_its_job_share_the_claim() -> None:
             {"preflight", "build-features", "publish-features", "verbalize", "train-baselines"},
         ),
         ("promote", "brewhouse-release", {"promote"}),
+        ("promote", "brewhouse-store", {"promote"}),
+        ("monitor", "brewhouse-store", {"monitor-drift", "report-status"}),
         ("monitor", "brewhouse-release", {"monitor-drift"}),
     ],
 )
@@ -123,6 +126,16 @@ def test_decisions_keys_and_features_come_from_secrets(
         if secret == "brewhouse-release":
             (volume,) = executor["secretAsVolume"]
             assert (volume["mountPath"], volume["optional"]) == ("/etc/brewhouse/keys", True)
+
+
+def test_every_step_of_a_run_may_hold_the_keys_of_a_store() -> None:
+    """All of them may copy evidence to `publish_to`."""
+    path = ROOT / "pipelines" / "train_and_evaluate" / "train_and_evaluate.yaml"
+    platform = list(yaml.safe_load_all(path.read_text()))[1]["platforms"]["kubernetes"]
+    for name, executor in platform["deploymentSpec"]["executors"].items():
+        (given,) = (s for s in executor["secretAsEnv"] if _secret(s) == "brewhouse-store")
+        assert given["optional"] is True, name
+        assert {k["envVar"] for k in given["keyToEnv"]} == set(STORE)
 
 
 def _secret(given: dict) -> str:

@@ -10,6 +10,7 @@ from uuid import uuid4
 import fsspec
 import mlflow
 import pytest
+from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -25,14 +26,24 @@ from brewhouse.registry.lifecycle import Act
 from brewhouse.release.choosing import chosen_model
 from brewhouse.release.store import VersionFolder
 from brewhouse.release.watching import trained_until
+from brewhouse.stages.common import publish
 from tests.release.conftest import MODEL, House
 
 
 @pytest.fixture
-def store() -> str:
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
+def memory() -> str:
+    fsspec.filesystem("memory").store.clear()
     return "memory://models"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+def another(uri: str) -> AbstractFileSystem:
+    """The store as somebody else has it open, who knows nothing of what we have listed."""
+    return fsspec.filesystem(uri.split(":")[0], skip_instance_cache=True)
 
 
 def test_a_version_lives_in_an_object_store(house: House, store: str) -> None:
@@ -52,11 +63,11 @@ def test_a_version_lives_in_an_object_store(house: House, store: str) -> None:
 
 def test_tampering_in_an_object_store_is_found(house: House, store: str) -> None:
     version = house.register(1, store=store)
-    memory = fsspec.filesystem("memory")
-    root = version.source.removeprefix("memory:/")
-    memory.pipe_file(f"{root}/model/config.json", b"{}")
-    memory.rm_file(f"{root}/dossier/LICENCE.txt")
-    memory.pipe_file(f"{root}/dossier/more.txt", b"x")
+    assert house.release().verify() == []
+    files, root = another(version.source), version.source
+    files.pipe_file(f"{root}/model/config.json", b"{}")
+    files.rm_file(f"{root}/dossier/LICENCE.txt")
+    files.pipe_file(f"{root}/dossier/more.txt", b"x")
     found = house.release().verify()
     for told in ("config.json was changed", "LICENCE.txt is gone", "more.txt was added"):
         assert any(told in line for line in found), (told, found)
@@ -153,9 +164,9 @@ class Outage(Exception):  # noqa: N818 - clients of stores have such
 
 
 def test_a_store_that_is_down_is_not_taken_for_a_broken_one(
-    house: House, store: str, monkeypatch: pytest.MonkeyPatch
+    house: House, memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    version = house.register(1, store=store)
+    version = house.register(1, store=memory)
     release = house.release()
     bob = Actor(name="bob", via="cli")
     release.decide(Act.APPROVE, "1", bob, reason="holds on every slice")
@@ -251,6 +262,21 @@ def _store_check(tracking_uri: str, store: str) -> Check:
         kfp_host="", tracking_uri=tracking_uri, database_uri="", signing_key="", store=store
     )
     return next(c for c in checks if c.name == "object store")
+
+
+def test_a_store_on_premises_is_reached_by_its_keys(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "PAUSE_S", 0.0)
+    assert _store_check("", f"{s3}/ranker").state is State.OK
+    assert another(s3).find(s3) == []
+    absent = _store_check("", "s3://nobody-made-this/ranker")
+    assert absent.state is State.MISSING
+    assert "bucket does not exist" in absent.value
+    assert "Secret brewhouse-store" in absent.remedy
+    (tmp_path / "page.html").write_text("<p>told")
+    publish({"deep/page.html": tmp_path / "page.html"}, f"{s3}/run")
+    assert another(s3).cat_file(f"{s3}/run/deep/page.html") == b"<p>told"
 
 
 def test_where_a_version_cannot_be_kept_is_told_before_a_run(

@@ -35,7 +35,8 @@ def open_store(uri: str, *, tracking_uri: str) -> tuple[AbstractFileSystem, str]
         ConfigError: MLflow is no server, and its artifacts are asked for.
     """
     if not uri.startswith(f"{MLFLOW}:"):
-        found: tuple[AbstractFileSystem, str] = url_to_fs(uri)
+        # Others write there too: what was listed before is no answer.
+        found: tuple[AbstractFileSystem, str] = url_to_fs(uri, use_listings_cache=False)
         return found
     if not tracking_uri.startswith(SERVED):
         msg = (

@@ -37,7 +37,8 @@ class Store:
 
         self.uri = uri.rstrip("/")
         try:
-            self.fs, self.root = url_to_fs(self.uri)
+            # Other machines write there too: what was listed before is no answer.
+            self.fs, self.root = url_to_fs(self.uri, use_listings_cache=False)
             self.fs.makedirs(self.root, exist_ok=True)
         except (ImportError, ValueError) as error:
             msg = (
@@ -51,7 +52,6 @@ class Store:
 
     def newest(self) -> tuple[str, dict[str, Any]] | None:
         """Newest complete checkpoint and the state its mark holds."""
-        self.fs.invalidate_cache()
         marks = sorted(self.fs.glob(self.path("step-*", MARK)))
         if not marks:
             return None
@@ -166,7 +166,6 @@ class Uploader:
         deadline = time.monotonic() + self.timeout_s
         names = [self.store.path(tag, _DONE.format(m)) for m in range(self.machines)]
         while True:
-            self.store.fs.invalidate_cache()
             absent = [n for n in names if not self.store.fs.exists(n)]
             if not absent:
                 return
