@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import typeguard
 import yaml
 
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import to_micros
 from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
+from brewhouse.platform import feast_environment
 from brewhouse.platform.feast_environment import feature_repo
 from brewhouse.platform.feast_rows import history_rows, item_facts
 from brewhouse.platform.feast_store import FeastStore
@@ -216,3 +218,12 @@ def test_missing_repo_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("BREWHOUSE_FEATURE_REPO", str(tmp_path))
     with pytest.raises(ConfigError, match="no feature repo at .* set BREWHOUSE_FEATURE_REPO"):
         feature_repo()
+
+
+def test_feast_is_imported_without_typeguard() -> None:
+    checked = typeguard.typechecked
+    with feast_environment._unchecked():
+        assert typeguard.typechecked(feature_repo) is feature_repo
+        with_options = typeguard.typechecked(debug_instrumentation=True)
+        assert with_options(feature_repo) is feature_repo
+    assert typeguard.typechecked is checked

@@ -17,25 +17,10 @@ from brewhouse.model.ranker import Ranker
 from brewhouse.prompts.questions import QuestionBook
 from brewhouse.prompts.tree import TokenTree
 from brewhouse.scoring.scorer import Scorer, tokens_needed
+from tests.devices.trees import VOCABULARY
+from tests.devices.trees import tree as random_tree
 
-VOCABULARY = 97
 ANSWERS = [[5, 6, 7], [8, 9]]
-
-
-def random_tree(seed: int, *, trunk: int, leaves: int, longest: int = 6) -> TokenTree:
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, longest + 1, leaves)
-    return TokenTree(
-        member="m",
-        tokens_T=rng.integers(2, VOCABULARY, trunk + lengths.sum()).astype(np.int32),
-        trunk=trunk,
-        leaf_start_N=trunk + np.cumsum(lengths) - lengths,
-        branch_N=rng.integers(1, trunk + 1, leaves),
-        question_N=rng.integers(0, 2, leaves),
-        label_N=rng.integers(0, 2, leaves),
-        weight_N=rng.random(leaves).astype(np.float32) + 0.1,
-        row_N=tuple(f"r{i}" for i in range(leaves)),
-    )
 
 
 trees = st.builds(

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +107,8 @@ class FeastEnvironment:
 
     def definitions(self) -> list[Any]:
         """Entities, sources, views and services of the repo."""
-        module = _load(feature_repo() / "definitions.py")
+        with _unchecked():
+            module = _load(feature_repo() / "definitions.py")
         return [
             value
             for value in vars(module).values()
@@ -122,11 +125,34 @@ class FeastEnvironment:
             )
             raise ConfigError(msg)
         warnings.filterwarnings("ignore", module="feast")
-        from feast import FeatureStore
+        with _unchecked():
+            from feast import FeatureStore
 
         if self._value["offline_store"]["type"] == "duckdb":
             _open_engine()
         return FeatureStore(fs_yaml_file=path)
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Import Feast as `python -O` does, without typeguard.
+
+    It would compile anew each function that it checks, at every start: half of what importing Feast
+    costs, three seconds a step.
+    """
+    import typeguard
+
+    checked = typeguard.typechecked
+    typeguard.typechecked = _as_it_is  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        typeguard.typechecked = checked
+
+
+def _as_it_is(target: Any = None, **_: Any) -> Any:
+    """Stands for `typeguard.typechecked`, with and without options."""
+    return _as_it_is if target is None else target
 
 
 def _open_engine() -> None:
