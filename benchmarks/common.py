@@ -64,7 +64,7 @@ def result(
 
 
 def machine() -> str:
-    """Processor, threads, and the GPU if there is one."""
+    """Processor, threads, the GPU if there is one, and PyTorch."""
     import torch
 
     cpu = next(
@@ -76,18 +76,19 @@ def machine() -> str:
         platform.machine(),
     )
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu}, {torch.get_num_threads()} threads{gpu}"
+    return f"{cpu}, {torch.get_num_threads()} threads{gpu}, PyTorch {torch.__version__}"
 
 
 def commit() -> str:
-    """Commit of the tree, marked if it has changes."""
+    """Commit of the tree, marked if it has changes; BREWHOUSE_COMMIT where there is no git."""
+    if "BREWHOUSE_COMMIT" in os.environ:
+        return os.environ["BREWHOUSE_COMMIT"]
 
     def git(*words: str) -> str:
         found = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
         return found.stdout.strip()
 
-    found = git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    return found or os.environ.get("BREWHOUSE_COMMIT", "")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +143,9 @@ def build(name: str, *, vocabulary: int, on: On) -> Any:
         torch.set_num_threads(2)
     with torch.device(on.device):
         decoder = build_decoder(sized(name), vocab_size=vocabulary, begin=1, pad=0, seed=0)
-    return decoder.to(getattr(torch, on.dtype))
+    for parameter in decoder.parameters():  # Buffers keep float32, as in training.
+        parameter.data = parameter.data.to(getattr(torch, on.dtype))
+    return decoder
 
 
 def best_of(repeats: int, work: Callable[[], Any]) -> float:

@@ -3,24 +3,24 @@
 Layers are those of Mixtral 8x7B, as many as one GPU holds with all that training keeps; `small` in
 float32 stands beside them, for there numbers can agree to the last digits. The engine is the one
 that `brewhouse train` starts, and what it took is held against what `--dry-run` had estimated.
-`python benchmarks/gpu.py`.
+`python benchmarks/gpu.py training engine` runs some of its parts.
 """
 
 from __future__ import annotations
 
-import gc
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import common
 import numpy as np
 import scoring
 import training
 
-T = TypeVar("T")
 LAYERS = {"scoring": "mixtral-8x7b:4", "training": "mixtral-8x7b:1", "engine": "mixtral-8x7b:2"}
 SCORED = (
     ("small", "float32", (2048, 40, 50)),
@@ -33,20 +33,13 @@ ENGINE: dict[str, dict[str, Any]] = {
     "ZeRO-3, recomputed": {"zero_stage": 3, "activation_checkpointing": True},
 }
 SHAPE = (2048, 40, 50)
-BATCH_TOKENS = 16_384
+BATCH_TOKENS = 4 * (2048 + 40 * 50)
+"""Of four members, whole."""
 STEPS = 10
+PEER_ROWS = 4
+"""Packed rows of two prompts that TRL takes at once: as many tokens as our step, or more."""
 GUESS = 0.3
 """Part of a GPU's best that `--dry-run` expects."""
-
-
-def cleared(work: Callable[..., T], *arguments: Any) -> T:
-    """Run one side on a GPU that the other has left."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    return work(*arguments)
 
 
 def scored() -> Iterable[common.Result]:
@@ -56,8 +49,10 @@ def scored() -> Iterable[common.Result]:
     for size, dtype, shape in SCORED:
         trunk, leaf, candidates = shape
         on = common.On(device="cuda", dtype=dtype, batch=25, warm=True)
-        seconds, scores, tokens, memory = cleared(scoring.ours, size, shape, on)
-        theirs, reference, other, peak = cleared(scoring.transformers_prompts, size, shape, on)
+        (seconds, scores, tokens, memory), _ = common.in_own_process(scoring.ours, size, shape, on)
+        (theirs, reference, other, peak), _ = common.in_own_process(
+            scoring.transformers_prompts, size, shape, on
+        )
         yield common.result(
             f"scoring {size} {dtype} {trunk}/{leaf}/{candidates}",
             ours=candidates / seconds,
@@ -78,9 +73,13 @@ def trained() -> Iterable[common.Result]:
 
     for size, dtype, shape in TRAINED:
         trunk, leaf, targets = shape
-        on = common.On(device="cuda", dtype=dtype, batch=4, warm=True)
-        seconds, gradient, tokens, memory = cleared(training.ours, shape, size, on)
-        theirs, reference, other, peak = cleared(training.trl_packed, shape, size, on)
+        on = common.On(device="cuda", dtype=dtype, batch=PEER_ROWS)
+        (seconds, gradient, tokens, memory), _ = common.in_own_process(
+            training.ours, shape, size, on
+        )
+        (theirs, reference, other, peak), _ = common.in_own_process(
+            training.trl_packed, shape, size, on
+        )
         all_targets = training.MEMBERS * targets
         error = np.linalg.norm(gradient - reference) / np.linalg.norm(reference)
         yield common.result(
@@ -91,6 +90,7 @@ def trained() -> Iterable[common.Result]:
             against=f"TRL {trl.__version__} SFTTrainer, packing, completion-only loss",
             tokens_per_target=round(tokens / all_targets, 1),
             peer_tokens_per_target=round(other / all_targets, 1),
+            peer_rows_a_step=PEER_ROWS,
             gradient_relative_error=float(f"{error:.1e}"),
             peak_mib=round(memory),
             peer_peak_mib=round(peak),
@@ -137,7 +137,7 @@ def engine(size: str, options: dict[str, Any], folder: str) -> dict[str, float]:
     work = Path(folder)
     make_shards(work / "shards")
     stage = {"name": "measured", "shards": "train", "loss": "answers", "lr": 1e-5}
-    stages = [stage | {"tokens": steps * BATCH_TOKENS * 3 // 4} for steps in (3, STEPS)]
+    stages = [stage | {"tokens": steps * BATCH_TOKENS} for steps in (3, STEPS)]
     config = parse_train_config(
         {
             "data": str(work / "shards"),
@@ -199,7 +199,54 @@ def engines() -> Iterable[common.Result]:
         )
 
 
-PARTS = {"scoring": scored, "training": trained, "engine": engines}
+def block_masks(rows: int) -> tuple[float, float, float, float]:
+    """Seconds and peak MiB of a row's block mask, ours and by `create_block_mask`."""
+    import torch
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    from brewhouse.model.plan import TreePlan
+
+    on = common.On(device="cuda")
+    plan = TreePlan.of([scoring.make_tree(*SHAPE)] * rows, backend="flex").to("cuda")
+    blocks, n = plan.blocks, len(plan.tree_T)
+    assert blocks is not None
+    sees = blocks.mask().mask_mod
+
+    def theirs() -> None:
+        create_block_mask(sees, None, None, n, n, device="cuda")
+        on.wait()
+
+    def ours() -> None:
+        blocks.mask()
+        on.wait()
+
+    found = []
+    for make in (ours, theirs):
+        make()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        found += [common.best_of(5, make), on.peak_mib()]
+    return found[0], found[1], found[2], found[3]
+
+
+def masked() -> Iterable[common.Result]:
+    """Rows a second whose block mask is made, against PyTorch's way."""
+    import torch
+
+    for rows in (1, 8):
+        (seconds, memory, theirs, peak), _ = common.in_own_process(block_masks, rows)
+        yield common.result(
+            f"block mask of {rows * (2048 + 40 * 50):,} tokens",
+            ours=1 / seconds,
+            peer=1 / theirs,
+            unit="masks/s",
+            against=f"create_block_mask of PyTorch {torch.__version__}",
+            peak_mib=round(memory),
+            peer_peak_mib=round(peak),
+        )
+
+
+PARTS = {"scoring": scored, "training": trained, "engine": engines, "mask": masked}
 
 
 def run(*parts: str) -> Iterable[common.Result]:
@@ -216,4 +263,5 @@ def run(*parts: str) -> Iterable[common.Result]:
 
 
 if __name__ == "__main__":
-    common.main("gpu", run)
+    for chosen in sys.argv[1:] or PARTS:
+        common.main(f"gpu_{chosen}", partial(run, chosen))

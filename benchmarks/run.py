@@ -12,7 +12,7 @@ import common
 
 ALL = (
     *("scoring", "training", "verbalizer", "timelines", "evidence", "drift", "drift_volume"),
-    *("verbalize_scale", "gpu"),
+    *("verbalize_scale", "gpu.scoring", "gpu.training", "gpu.engine", "gpu.mask"),
 )
 
 
@@ -24,8 +24,9 @@ def main() -> None:
         sys.exit(f"unknown benchmark {', '.join(unknown)}; choose from {', '.join(ALL)}")
     found = []
     for name in chosen:
-        results = list(import_module(name).run())
-        common.keep(name, results)
+        module, _, part = name.partition(".")
+        results = list(import_module(module).run(*filter(None, [part])))
+        common.keep(name.replace(".", "_"), results)
         found += results
     print("\nAll together: how many times better ours is.")
     common.header()

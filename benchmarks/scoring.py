@@ -82,7 +82,7 @@ def transformers_prompts(
     return time.perf_counter() - start, found, prompts.size, on.peak_mib()
 
 
-def harness(size: str, shape: tuple[int, int, int]) -> Scores:
+def harness(size: str, shape: tuple[int, int, int]) -> tuple[float, np.ndarray]:
     """The same by lm-evaluation-harness: log-likelihood of each answer after each prompt."""
     from lm_eval.models.huggingface import HFLM
     from tokenizers import Tokenizer, models
@@ -111,8 +111,7 @@ def harness(size: str, shape: tuple[int, int, int]) -> Scores:
     found = model._loglikelihood_tokens(requests, disable_tqdm=True)
     seconds = time.perf_counter() - start
     scores = np.array([value for value, _ in found]).reshape(-1, len(ANSWERS))
-    tokens = sum(len(prompt) + 1 for _, prompt, _ in requests)
-    return seconds, scores[:, 0] - scores[:, 1], tokens, 0.0
+    return seconds, scores[:, 0] - scores[:, 1]
 
 
 def run() -> Iterable[common.Result]:
@@ -129,7 +128,7 @@ def run() -> Iterable[common.Result]:
             trunk, leaf, candidates = shape
             (seconds, scores, tokens, _), memory = common.in_own_process(ours, size, shape)
             for peer, label in peers:
-                (theirs, reference, _, _), other = common.in_own_process(peer, size, shape)
+                (theirs, reference, *_), other = common.in_own_process(peer, size, shape)
                 found = common.result(
                     f"scoring {size} {trunk}/{leaf}/{candidates}",
                     ours=candidates / seconds,

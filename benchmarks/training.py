@@ -181,7 +181,7 @@ def trl_packed(
         trainer.train()
     steps_a_pass = len(clock.times) // 2
     spans = np.diff(clock.times)
-    seconds = float(np.median(spans)) * steps_a_pass
+    seconds = float(spans.min()) * steps_a_pass
     return seconds, gradient, sum(len(row["input_ids"]) for row in rows), on.peak_mib()
 
 

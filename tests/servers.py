@@ -136,6 +136,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of an S3 of our own on loopback, reached as one on premises is; its URI."""
     import boto3
+    from brewhouse.pipelines.secrets import STORE
     from moto.server import ThreadedMotoServer
     from s3fs import S3FileSystem
 
@@ -143,15 +144,15 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    named = {
+    values = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "brew",
         "AWS_SECRET_ACCESS_KEY": "told",
-        "AWS_REGION": "eu-central-1",
         "AWS_DEFAULT_REGION": "eu-central-1",
     }
-    for name, value in named.items():
-        monkeypatch.setenv(name, value)
+    for name in STORE:
+        monkeypatch.setenv(name, values[name])
+    monkeypatch.delenv("AWS_REGION", raising=False)
     try:
         bucket = f"brewhouse-{uuid4().hex[:8]}"
         boto3.client("s3").create_bucket(

@@ -1,4 +1,4 @@
-"""Training on every device, in every way that one device can: losses are those of the plain way."""
+"""Training on a GPU in every way that one GPU can: losses are those of the plain way."""
 
 from __future__ import annotations
 

@@ -166,11 +166,7 @@ class Namespace:
     def _environment(self, name: str, container: dict[str, Any]) -> Path:
         found = {}
         for source in container.get("envFrom", []):
-            named = source["secretRef"]
-            optional = {} if named.get("optional") else None
-            given = self.secrets.get(named["name"], optional)
-            assert given is not None, f"pod {name} needs Secret {named['name']}"
-            found |= given
+            found |= self.secrets[source["secretRef"]["name"]]
         found |= {one["name"]: one["value"] for one in container.get("env", [])}
         path = self.folder / f"{name}.env"
         path.touch(mode=0o600)

@@ -264,7 +264,7 @@ def _store_check(tracking_uri: str, store: str) -> Check:
     return next(c for c in checks if c.name == "object store")
 
 
-def test_a_store_on_premises_is_reached_by_its_keys(
+def test_a_store_on_premises_is_tried_and_its_absence_told(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "PAUSE_S", 0.0)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from brewhouse.errors import ConfigError
+from brewhouse.files import read_json
 from brewhouse.model.build import build_decoder
+from brewhouse.model.sizes import SIZES
 from brewhouse.training.estimate import GIB, Pool, Shape, estimate
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -37,10 +42,27 @@ def test_zero_divides_what_it_says() -> None:
         estimate(shape, pool, tokens=1, zero_stage=1, expert_parallel=16)
 
 
+def test_memory_is_that_measured_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers of Mixtral 8x7B on an H200: `benchmarks/results/gpu_engine.json`."""
+    (took,) = read_json(ROOT / "benchmarks" / "results" / "gpu_engine.json")
+    monkeypatch.setitem(SIZES, "two-layers", SIZES["mixtral-8x7b"] | {"num_hidden_layers": 2})
+    shape = Shape.of("two-layers", vocabulary=2048)
+    options = {"tokens": 1, "zero_stage": 1, "batch_tokens": 4 * 4048}
+    pool = Pool(nodes=1, gpus_per_node=1, gpu_gib=139)
+    kept = estimate(shape, pool, activation_checkpointing=False, **options)
+    assert kept.per_gpu - kept.overhead == pytest.approx(took["detail"]["peak_gib"], rel=0.02)
+    assert kept.host == pytest.approx(took["detail"]["host_gib"], rel=0.02)
+    recomputed = estimate(shape, pool, **options)
+    # One layer's values and the inputs of both.
+    assert recomputed.activations == pytest.approx(kept.activations / 2, rel=0.1)
+    loaded = estimate(replace(shape, drawn=False), pool, **options)
+    assert kept.host - loaded.host == pytest.approx(2 * shape.total / GIB)
+
+
 def test_the_plans_of_the_paper_s_models() -> None:
     """Both need the optimizer's state on the CPUs, and then fit; adapters fit without."""
     for model, nodes in (("mixtral-8x7b", 1), ("mixtral-8x22b", 4)):
-        shape, pool = Shape.of(model), Pool(nodes=nodes)
+        shape, pool = replace(Shape.of(model), drawn=False), Pool(nodes=nodes)
         assert not estimate(shape, pool, tokens=10**9).fits
         told = estimate(shape, pool, tokens=10**9, offload="optimizer")
         assert told.fits

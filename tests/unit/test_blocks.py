@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ trees = st.builds(
     st.integers(0, 2**32 - 1),
     trunk=st.integers(1, 700),
     leaves=st.integers(0, 30),
-    longest=st.integers(1, 200),
+    longest=st.integers(1, 60),
 )
 
 
@@ -55,9 +57,22 @@ def test_blocks_are_those_of_the_whole_matrix(many: list[TokenTree]) -> None:
     assert not (part & full).any()
     assert np.array_equal(part | full, some)
     assert not (full & ~every).any()
-    # Whole trunk blocks, which are most of the work, are known as such.
-    if len(many) == 1 and not len(many[0].row_N):
-        assert np.array_equal(full, every)
+
+
+def test_whole_blocks_are_known() -> None:
+    """Those of trunks are most of the work, and need no mask."""
+    plan = TreePlan.of([tree(1, trunk=700, leaves=0)], backend="flex")
+    assert plan.blocks is not None
+    full = chosen(plan.blocks.full_J, plan.blocks.full_JJ)
+    assert np.array_equal(full, np.tril(np.ones((6, 6), bool), -1) & (np.arange(6) < 5)[:, None])
+    # Leaves that all branch at the end see the whole trunk: blocks of them see whole blocks of it.
+    late = tree(2, trunk=300, leaves=40, longest=20)
+    late = replace(late, branch_N=np.full(40, 300))
+    plan = TreePlan.of([late], backend="flex")
+    assert plan.blocks is not None
+    full = chosen(plan.blocks.full_J, plan.blocks.full_JJ)
+    assert full[3:-1, :2].all()
+    assert not full[3:-1, 2].any()
 
 
 def chosen(counts: torch.Tensor, at: torch.Tensor) -> np.ndarray:

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def experts_kernel() -> str:
-    """Name of transformers' way to run experts that is best on this machine.
+    """Name of transformers' way to run experts here; where there is a GPU, models go there.
 
-    One product over all experts (`grouped_mm`) needs a GPU of compute capability 8; on CPUs a loop
-    over experts was fastest.
+    One product over all experts (`grouped_mm`) takes a GPU of compute capability 8. On CPUs it and
+    a loop over experts change places with the number of threads, and the loop is asked for.
     """
     import torch
 

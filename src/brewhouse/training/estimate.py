@@ -17,6 +17,8 @@ from brewhouse.model.sizes import SIZES, mixtral_config
 GIB = 2**30
 _OVERHEAD_GIB = 4.0
 """CUDA context, NCCL buffers and fragmentation."""
+_PROCESS_GIB = 2.5
+"""A rank's process beside its model: Python, PyTorch and CUDA's host side."""
 _STATE_BYTES = 12
 """AdamW in float32: master weights and two moments."""
 
@@ -33,6 +35,7 @@ class Shape:
         layers, width: Decoder layers, and values of a token between them.
         routed: Hidden values of all experts that one token passes through in a layer.
         chosen: Experts that one token passes through in a layer.
+        drawn: Whether weights are drawn anew, in float32, and not read in the run's precision.
     """
 
     total: int
@@ -43,6 +46,7 @@ class Shape:
     width: int
     routed: int
     chosen: int
+    drawn: bool = False
 
     @classmethod
     def of(cls, model: str, *, vocabulary: int = 32_000) -> Shape:
@@ -82,6 +86,7 @@ class Shape:
             width=width,
             routed=config.intermediate_size * config.num_experts_per_tok,
             chosen=config.num_experts_per_tok,
+            drawn=model in SIZES,
         )
 
     def activations(self, precision_bytes: int, *, recomputed: bool) -> float:
@@ -211,8 +216,9 @@ def estimate(
         host += weights * pool.gpus_per_node
         weights = 0.0
     # The first rank reads and exports the model whole; without ZeRO-3 every rank reads it whole.
-    whole = size * shape.total
+    whole = (4 if shape.drawn else size) * shape.total
     host = host + whole if zero_stage == 3 else max(host + whole, whole * pool.gpus_per_node)
+    host += _PROCESS_GIB * GIB * pool.gpus_per_node
     found = {
         "weights": weights / GIB,
         "gradients": gradients / GIB,
