@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,22 +20,23 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Postgres of our own on loopback."""
+def postgres() -> Iterator[str]:
+    """A Postgres of our own on loopback.
+
+    Its folder is not among pytest's: another session that starts meanwhile closes those to all
+    users but its own, and Postgres is another one.
+    """
     if shutil.which("initdb") is None and not Path("/usr/lib/postgresql").is_dir():
         pytest.skip("Postgres is not on this machine: apt-get install postgresql")
     found = shutil.which("initdb") or str(next(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     tools = Path(found).resolve().parent
-    folder = tmp_path_factory.mktemp("postgres")
+    folder = Path(tempfile.mkdtemp(prefix="brewhouse-postgres-"))
     data = folder / "data"
     user: dict[str, object] = {}
     if os.geteuid() == 0:
         # Postgres refuses to run as root.
         account = pwd.getpwnam("postgres" if _has("postgres") else "nobody")
         user = {"user": account.pw_uid, "group": account.pw_gid}
-        for path in (folder, *folder.parents):
-            if path.stat().st_uid == 0 and path not in (Path("/"), Path("/tmp")):
-                path.chmod(path.stat().st_mode | 0o755)
         os.chown(folder, account.pw_uid, account.pw_gid)
     port = _free_port()
     run = {"check": True, "cwd": folder, "capture_output": True, **user}
@@ -53,6 +55,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
+        shutil.rmtree(folder)
 
 
 def _has(name: str) -> bool:
