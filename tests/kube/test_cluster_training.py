@@ -159,7 +159,9 @@ def test_a_dry_run_prints_the_job_and_what_it_needs(
     tmp_path: Path,
 ) -> None:
     cluster = tmp_path / "cluster.yaml"
-    cluster.write_text("namespace: ranker\nnodes: 4\nqueue: gpu\nclaim: training\n")
+    cluster.write_text(
+        "namespace: ranker\nnodes: 4\nqueue: gpu\nclaim: training\nmemory: 1400Gi\nhost_gib: 1500\n"
+    )
     options = tmp_path / "options.yaml"
     options.write_text(
         "model: mixtral-8x22b\nzero_stage: 3\noffload: optimizer\nprecision: bfloat16\n"

@@ -143,7 +143,7 @@ def _unchecked() -> Iterator[None]:
     import typeguard
 
     checked = typeguard.typechecked
-    typeguard.typechecked = _as_it_is  # type: ignore[assignment]
+    typeguard.typechecked = _as_it_is
     try:
         yield
     finally:
