@@ -97,7 +97,7 @@ class On:
 
     Attributes:
         device, dtype: Of the model, for both.
-        batch: Prompts that a peer takes at once.
+        batch: Prompts, or packed rows of them, that a peer takes in a step.
         warm: Whether a peer runs once before it is timed: kernels are then there.
     """
 
@@ -145,6 +145,9 @@ def build(name: str, *, vocabulary: int, on: On) -> Any:
         decoder = build_decoder(sized(name), vocab_size=vocabulary, begin=1, pad=0, seed=0)
     for parameter in decoder.parameters():  # Buffers keep float32, as in training.
         parameter.data = parameter.data.to(getattr(torch, on.dtype))
+    if on.device == "cuda":  # What drawing the weights took is nobody's.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     return decoder
 
 
@@ -181,6 +184,17 @@ def keep(file: str, results: Iterable[Result]) -> None:
     (RESULTS / f"{file}.json").write_text(json.dumps([asdict(r) for r in found], indent=2) + "\n")
 
 
+def kept(file: str, results: Iterable[Result]) -> list[Result]:
+    """Results as they come, written to their file even where a later one fails."""
+    found = []
+    try:
+        for one in results:
+            found.append(one)
+    finally:
+        keep(file, found)
+    return found
+
+
 def show(results: Iterable[Result]) -> None:
     """Print a table."""
     for r in results:
@@ -201,7 +215,6 @@ def main(file: str, work: Callable[[], Iterable[Result]]) -> None:
     """Run one benchmark as a program."""
     header()
     sys.stdout.flush()
-    found = list(work())
-    keep(file, found)
+    found = kept(file, work())
     print("\nAll together:")
     show(found)

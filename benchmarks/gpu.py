@@ -37,7 +37,7 @@ BATCH_TOKENS = 4 * (2048 + 40 * 50)
 """Of four members, whole."""
 STEPS = 10
 PEER_ROWS = 4
-"""Packed rows of two prompts that TRL takes at once: as many tokens as our step, or more."""
+"""Packed rows, each as long as two of the longest prompts, that make a step of TRL."""
 GUESS = 0.3
 """Part of a GPU's best that `--dry-run` expects."""
 
@@ -199,69 +199,86 @@ def engines() -> Iterable[common.Result]:
         )
 
 
-def block_masks(rows: int) -> tuple[float, float, float, float]:
-    """Seconds and peak MiB of a row's block mask, ours and by `create_block_mask`."""
+def our_mask(rows: int) -> tuple[float, float]:
+    """Seconds and peak MiB of a row's block mask, from what each token sees to the GPU."""
+    from brewhouse.model.blocks import Blocks
+
+    on = common.On(device="cuda")
+    stretches = _stretches(rows)
+
+    def make() -> None:
+        Blocks.of(*stretches).to("cuda").mask()
+        on.wait()
+
+    make()
+    return common.best_of(5, make), on.peak_mib()
+
+
+def torch_mask(rows: int, compiled: bool) -> tuple[float, float]:
+    """The same by PyTorch, from the same stretches on the GPU."""
     import torch
     from torch.nn.attention.flex_attention import create_block_mask
 
-    from brewhouse.model.plan import TreePlan
+    from brewhouse.model.blocks import Blocks
 
     on = common.On(device="cuda")
-    plan = TreePlan.of([scoring.make_tree(*SHAPE)] * rows, backend="flex").to("cuda")
-    blocks, n = plan.blocks, len(plan.tree_T)
+    stretches = _stretches(rows)
+    sees, n = Blocks.of(*stretches).to("cuda").mask().mask_mod, len(stretches[0])
+    create = torch.compile(create_block_mask) if compiled else create_block_mask
+
+    def make() -> None:
+        create(sees, None, None, n, n, device="cuda")
+        on.wait()
+
+    make()
+    return common.best_of(5, make), on.peak_mib()
+
+
+def _stretches(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from brewhouse.model.plan import TreePlan
+
+    blocks = TreePlan.of([scoring.make_tree(*SHAPE)] * rows, backend="flex").blocks
     assert blocks is not None
-    sees = blocks.mask().mask_mod
-
-    def theirs() -> None:
-        create_block_mask(sees, None, None, n, n, device="cuda")
-        on.wait()
-
-    def ours() -> None:
-        blocks.mask()
-        on.wait()
-
-    found = []
-    for make in (ours, theirs):
-        make()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        found += [common.best_of(5, make), on.peak_mib()]
-    return found[0], found[1], found[2], found[3]
+    return blocks.first_T.numpy(), blocks.end_T.numpy(), blocks.own_T.numpy()
 
 
 def masked() -> Iterable[common.Result]:
-    """Rows a second whose block mask is made, against PyTorch's way."""
+    """Rows a second whose block mask is made, against PyTorch's way, compiled and not."""
     import torch
 
     for rows in (1, 8):
-        (seconds, memory, theirs, peak), _ = common.in_own_process(block_masks, rows)
-        yield common.result(
-            f"block mask of {rows * (2048 + 40 * 50):,} tokens",
-            ours=1 / seconds,
-            peer=1 / theirs,
-            unit="masks/s",
-            against=f"create_block_mask of PyTorch {torch.__version__}",
-            peak_mib=round(memory),
-            peer_peak_mib=round(peak),
-        )
+        (seconds, memory), _ = common.in_own_process(our_mask, rows)
+        for compiled in (False, True):
+            (theirs, peak), _ = common.in_own_process(torch_mask, rows, compiled)
+            way = "compiled" if compiled else "as it is"
+            yield common.result(
+                f"block mask of {rows * (2048 + 40 * 50):,} tokens",
+                ours=1 / seconds,
+                peer=1 / theirs,
+                unit="masks/s",
+                against=f"create_block_mask of PyTorch {torch.__version__}, {way}",
+                peak_mib=round(memory),
+                peer_peak_mib=round(peak),
+            )
 
 
 PARTS = {"scoring": scored, "training": trained, "engine": engines, "mask": masked}
 
 
-def run(*parts: str) -> Iterable[common.Result]:
-    """All parts, or those named."""
+def run(part: str) -> Iterable[common.Result]:
+    """One of the parts; nothing where there is no GPU."""
     import torch
 
     if not torch.cuda.is_available():
         print("gpu: no CUDA device on this machine, nothing measured", flush=True)
         return
-    for part in parts or PARTS:
-        for found in PARTS[part]():
-            common.show([found])
-            yield found
+    for found in PARTS[part]():
+        common.show([found])
+        yield found
 
 
 if __name__ == "__main__":
+    if unknown := sorted(set(sys.argv[1:]) - set(PARTS)):
+        sys.exit(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     for chosen in sys.argv[1:] or PARTS:
         common.main(f"gpu_{chosen}", partial(run, chosen))

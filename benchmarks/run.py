@@ -25,9 +25,9 @@ def main() -> None:
     found = []
     for name in chosen:
         module, _, part = name.partition(".")
-        results = list(import_module(module).run(*filter(None, [part])))
-        common.keep(name.replace(".", "_"), results)
-        found += results
+        found += common.kept(
+            name.replace(".", "_"), import_module(module).run(*filter(None, [part]))
+        )
     print("\nAll together: how many times better ours is.")
     common.header()
     common.show(found)

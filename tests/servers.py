@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -31,6 +32,15 @@ def postgres() -> Iterator[str]:
     found = shutil.which("initdb") or str(next(Path("/usr/lib/postgresql").glob("*/bin/initdb")))
     tools = Path(found).resolve().parent
     folder = Path(tempfile.mkdtemp(prefix="brewhouse-postgres-"))
+    try:
+        with _postgres_in(folder, tools) as uri:
+            yield uri
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _postgres_in(folder: Path, tools: Path) -> Iterator[str]:
     data = folder / "data"
     user: dict[str, object] = {}
     if os.geteuid() == 0:
@@ -48,14 +58,12 @@ def postgres() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         **user,
     )
-    uri = f"postgresql+psycopg://brew@127.0.0.1:{port}/postgres"
     try:
         _await(port)
-        yield uri
+        yield f"postgresql+psycopg://brew@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(30)
-        shutil.rmtree(folder)
 
 
 def _has(name: str) -> bool:

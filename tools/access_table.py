@@ -89,7 +89,13 @@ def page(found: list[Object]) -> str:
     without = sorted(name for name, roles in accounts.items() if not roles)
     lines += ["", f"No right at all: {_codes(without)}.", ""]
     lines += [f"Of `{role}`: asked by {who}." for role, who in ASKED_BY_OTHERS.items()]
-    lines += ["", "## Traffic", "", "All other traffic is denied.", ""]
+    lines += [
+        "",
+        "## Traffic",
+        "",
+        "Of `prod`; `store-on-premises` adds three. All other traffic is denied.",
+        "",
+    ]
     lines += ["| policy | pods | asked by | asks |", "|---|---|---|---|"]
     for policy in (o for o in found if o["kind"] == "NetworkPolicy"):
         spec = policy["spec"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -11,14 +12,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import typeguard
 import yaml
 
 from brewhouse.data.snapshot import Snapshot
 from brewhouse.data.splits import to_micros
 from brewhouse.data.timelines import build_timelines, log_from_table
 from brewhouse.domains.loader import DomainFolder
-from brewhouse.platform import feast_environment
 from brewhouse.platform.feast_environment import feature_repo
 from brewhouse.platform.feast_rows import history_rows, item_facts
 from brewhouse.platform.feast_store import FeastStore
@@ -220,10 +219,25 @@ def test_missing_repo_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         feature_repo()
 
 
-def test_feast_is_imported_without_typeguard() -> None:
-    checked = typeguard.typechecked
-    with feast_environment._unchecked():
-        assert typeguard.typechecked(feature_repo) is feature_repo
-        with_options = typeguard.typechecked(debug_instrumentation=True)
-        assert with_options(feature_repo) is feature_repo
-    assert typeguard.typechecked is checked
+def test_feast_is_imported_without_typeguard(tmp_path: Path) -> None:
+    """In a process of its own, where nothing has imported it yet."""
+    code = """
+import typeguard
+
+def never(*_, **__):
+    raise AssertionError("checked")
+
+typeguard.typechecked = never
+from brewhouse.platform.feast_environment import FeastEnvironment
+assert FeastEnvironment(domain="linkedin").definitions()
+assert typeguard.typechecked is never
+"""
+    named = {"DOMAIN": "linkedin", "FEAST_DATA": str(tmp_path), "FEAST_ENGINE": "file"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {f"BREWHOUSE_{name}": value for name, value in named.items()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Iterator
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from tests.kube.policy import Object, findings, pods
-from tests.kube.test_manifests import MANIFESTS, built
+from tests.kube.test_manifests import MANIFESTS, VERSIONS, built
 
 SECRET = "brewhouse-store"  # noqa: S105 - its name
 PORTS = {9000, 8333}
@@ -18,20 +19,13 @@ PORTS = {9000, 8333}
 @pytest.fixture(scope="module")
 def on_premises(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
     """Production, with its store on premises."""
-    folder = tmp_path_factory.mktemp("on-premises").resolve()
-    near = {
-        name: os.path.relpath(MANIFESTS / name, folder)
-        for name in ("overlays/prod", "components/store-on-premises")
-    }
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "namespace": "ranker",
-        "resources": [near["overlays/prod"]],
-        "components": [near["components/store-on-premises"]],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    return built(folder)
+    copy = tmp_path_factory.mktemp("on-premises") / "manifests"
+    shutil.copytree(MANIFESTS, copy)
+    path = copy / "overlays" / "prod" / "kustomization.yaml"
+    overlay = yaml.safe_load(path.read_text())
+    overlay["components"].append("../../components/store-on-premises")
+    path.write_text(yaml.safe_dump(overlay))
+    return built(path.parent)
 
 
 def holders(objects: list[Object]) -> Iterator[tuple[str, Object]]:
@@ -65,6 +59,10 @@ def reached(objects: list[Object], labels: Object) -> set[int]:
 
 def test_who_holds_its_keys_reaches_it(on_premises: list[Object]) -> None:
     assert findings(on_premises) == []
+    for value in on_premises:
+        if value["kind"] == "NetworkPolicy":
+            for version in VERSIONS:
+                kubernetes_validate.validate(value, version, strict=True)
     held = dict(holders([*on_premises, *built(MANIFESTS / "cluster")]))
     assert set(held) == {"console", "drift-monitor", "brewhouse-train"}
     steps = {"pipeline/runid": "1", "app.kubernetes.io/part-of": "brewhouse"}

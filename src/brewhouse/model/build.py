@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def experts_kernel() -> str:
-    """Name of transformers' way to run experts here; where there is a GPU, models go there.
+    """Name of transformers' way to run experts on this machine.
 
-    One product over all experts (`grouped_mm`) takes a GPU of compute capability 8. On CPUs it and
-    a loop over experts change places with the number of threads, and the loop is asked for.
+    Where there is a GPU of compute capability 8 it is one product over all experts. Which way is
+    faster on CPUs depends on the number of threads; the loop over experts is used there.
     """
     import torch
 

@@ -70,8 +70,8 @@ def examine(
         remedy = (
             "grant the account's identity write, read and delete on it; for s3:// and gs:// "
             "install brewhouse[s3] or [gcs]; keys and the address of a store on premises come as "
-            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, in a cluster from "
-            "Secret brewhouse-store"
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and "
+            "AWS_DEFAULT_REGION, in a cluster from Secret brewhouse-store"
         )
         yield from _asked("object store", remedy, lambda: _store(store, tracking_uri))
 

@@ -18,7 +18,7 @@ GIB = 2**30
 _OVERHEAD_GIB = 4.0
 """CUDA context, NCCL buffers and fragmentation."""
 _PROCESS_GIB = 2.5
-"""A rank's process beside its model: Python, PyTorch and CUDA's host side."""
+"""A rank's process beside its model: Python, PyTorch and CUDA's host side; set from one run."""
 _STATE_BYTES = 12
 """AdamW in float32: master weights and two moments."""
 
@@ -248,6 +248,9 @@ def estimate(
             f"gradients in float32, AdamW with {_STATE_BYTES} bytes of state a parameter",
             f"micro-batches of {batch_tokens:,} tokens, activations "
             + ("recomputed" if activation_checkpointing else "kept"),
+            f"{_PROCESS_GIB:g} GiB of the host for a rank's process; weights "
+            + ("drawn anew in float32" if shape.drawn else f"read in {precision}")
+            + " by the first rank",
             f"{_OVERHEAD_GIB:g} GiB for CUDA, NCCL and fragmentation; 5 % of a GPU left free",
         ),
     )
