@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brewhouse.model import losses
+from brewhouse.model import ranker as ranker_module
 from brewhouse.model.attention import use_tree_attention
 from brewhouse.model.batch import TreeBatch, collate
 from brewhouse.model.build import build_decoder
@@ -189,3 +190,18 @@ def test_grouped_heads_and_pretrained_loading_use_the_same_path() -> None:
     assert decoder.config.num_attention_heads > decoder.config.num_key_value_heads
     use_tree_attention(decoder)
     assert decoder.config._attn_implementation == "brewhouse_tree"
+
+
+def test_many_answers_are_read_like_few(ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By question instead of by leaf: the same logits and gradients."""
+    many = [random_tree(seed, trunk=20, leaves=6) for seed in (3, 4)]
+    found = []
+    for limit in (16, 1):
+        monkeypatch.setattr(ranker_module, "_MANY_ANSWERS", limit)
+        ranker.zero_grad()
+        logits = ranker(collate(many))[0]
+        ranker(collate(many), "answers")[0].backward()
+        gradients = [p.grad.flatten() for p in ranker.parameters() if p.grad is not None]
+        found.append((logits.detach(), torch.cat(gradients)))
+    assert apart(found[0][0], found[1][0]) < 1e-5
+    assert float((found[0][1] - found[1][1]).norm() / found[0][1].norm()) < 1e-5

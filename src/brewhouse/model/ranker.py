@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_MANY_ANSWERS = 16
+"""With more answers a question than this, leaves share their rows of the LM head."""
+
+
 class Ranker(nn.Module):
     """Wraps a causal decoder. Answers of question q are rows `answers[q]` of its LM head."""
 
@@ -71,9 +75,23 @@ class Ranker(nn.Module):
     def answer_logits(self, hidden_TD: torch.Tensor, batch: TreeBatch) -> torch.Tensor:
         """Logits of each leaf's answer words, (N, A) float32; -inf where a question has fewer."""
         at_ND = hidden_TD[batch.at_N].float()
-        rows_NAD = self.decoder.lm_head.weight[self.answer_ids_QA[batch.question_N]].float()
-        logits_NA = torch.einsum("nd,nad->na", at_ND, rows_NAD)
+        if self.answer_ids_QA.shape[1] > _MANY_ANSWERS:
+            logits_NA = self._by_question(at_ND, batch.question_N)
+        else:
+            rows_NAD = self.decoder.lm_head.weight[self.answer_ids_QA[batch.question_N]].float()
+            logits_NA = torch.einsum("nd,nad->na", at_ND, rows_NAD)
         return logits_NA.masked_fill(~self.answer_mask_QA[batch.question_N], -torch.inf)
+
+    def _by_question(self, at_ND: torch.Tensor, question_N: torch.Tensor) -> torch.Tensor:
+        """Logits of one question's leaves at a time: no leaf gathers rows of its own."""
+        asked_Q = question_N.unique()
+        places = [torch.nonzero(question_N == q)[:, 0] for q in asked_Q]
+        weight = self.decoder.lm_head.weight
+        parts = [
+            at_ND[place] @ weight[self.answer_ids_QA[q]].float().T
+            for q, place in zip(asked_Q, places, strict=True)
+        ]
+        return torch.cat(parts)[torch.cat(places).argsort()]
 
     def totals(self, batch: TreeBatch, mode: str) -> torch.Tensor:
         """What the losses of a batch are divided by: weight of its leaves, number of its tokens.
