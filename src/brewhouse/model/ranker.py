@@ -84,7 +84,7 @@ class Ranker(nn.Module):
 
     def _by_question(self, at_ND: torch.Tensor, question_N: torch.Tensor) -> torch.Tensor:
         """Logits of one question's leaves at a time: no leaf gathers rows of its own."""
-        asked_Q = question_N.unique()
+        asked_Q = torch.unique(question_N)
         places = [torch.nonzero(question_N == q)[:, 0] for q in asked_Q]
         weight = self.decoder.lm_head.weight
         parts = [
