@@ -108,6 +108,7 @@ def test_half_precision_stays_near(device: str) -> None:
 @pytest.fixture(params=DEVICES)
 def scorer(request: pytest.FixtureRequest) -> Callable[[str], Scorer]:
     book = QuestionBook(questions=(), readings={})
+    # Trees are tokens already: nothing asks for a tokenizer.
     return lambda size: Scorer(ranker(size, request.param), None, book)  # type: ignore[arg-type]
 
 
