@@ -70,7 +70,8 @@ def monitor(
         watched.set_cpu_request("4").set_cpu_limit("4")
         watched.set_memory_request("16Gi").set_memory_limit("16Gi")
         watched.set_retry(num_retries=2, backoff_duration="300s", backoff_factor=2.0)
-        kubernetes.mount_pvc(watched, pvc_name=claim, mount_path="/workspace")
+        for task in (ending, watched):
+            kubernetes.mount_pvc(task, pvc_name=claim, mount_path="/workspace")
         with_secrets(with_store(placed(watched, "monitor")))
         # Kubeflow's PodDefault of this name brings the token with which retrainings are started.
         kubernetes.add_pod_label(watched, "access-ml-pipeline", "true")

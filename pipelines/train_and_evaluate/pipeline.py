@@ -111,9 +111,6 @@ def train_and_evaluate(
         # What was fine yesterday may be gone today.
         checked_first.set_caching_options(False)
         with_secrets(checked_first)
-        # Whatever lies on the workspace is reached by each step that reads or writes it: the log,
-        # models kept there, and folders that workers of Ray share.
-        kubernetes.mount_pvc(checked_first, pvc_name=claim, mount_path="/workspace")
         imported = _size(
             import_data(
                 domain=domain,
@@ -126,7 +123,6 @@ def train_and_evaluate(
             cpu="2",
             memory="8Gi",
         ).after(checked_first)
-        kubernetes.mount_pvc(imported, pvc_name=claim, mount_path="/workspace")
         checked = _size(
             validate_data(
                 domain=domain,
@@ -175,7 +171,6 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
-        kubernetes.mount_pvc(told, pvc_name=claim, mount_path="/workspace")
         trained = _size(
             train_ranker(
                 options=train_options,
@@ -191,7 +186,6 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
-        kubernetes.mount_pvc(trained, pvc_name=claim, mount_path="/workspace")
         # A retried step goes on from its checkpoints, or finds its TrainJob at work.
         trained.set_retry(num_retries=3, backoff_duration="60s", backoff_factor=2.0)
         based = _size(
@@ -221,7 +215,6 @@ def train_and_evaluate(
             cpu="4",
             memory="16Gi",
         )
-        kubernetes.mount_pvc(judged, pvc_name=claim, mount_path="/workspace")
         decided = _size(
             gate(
                 policy=policy,
@@ -256,8 +249,12 @@ def train_and_evaluate(
             cpu="1",
             memory="4Gi",
         )
-        kubernetes.mount_pvc(registered, pvc_name=claim, mount_path="/workspace")
         with_secrets(registered)
         with_secrets(decided)
+        # Folders among the arguments lie on it: the log, checkpoints, models, evidence, and what
+        # workers of Ray share.
+        on_claim = (checked_first, imported, checked, stored, served, told, trained, based, judged)
+        for task in (ending, *on_claim, decided, registered):
+            kubernetes.mount_pvc(task, pvc_name=claim, mount_path="/workspace")
         for reads_features in (checked_first, stored, served, told, based):
             with_features(reads_features)

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+_NARROW, _LONGEST = 110, 100_000
+"""Columns that a table has even where a terminal tells of fewer, and more than any needs."""
+
 
 def emit(value: Any, as_json: bool, human: Callable[[], None]) -> None:
     """Print a result: JSON for machines, or what `human` prints."""
@@ -17,17 +20,25 @@ def emit(value: Any, as_json: bool, human: Callable[[], None]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """Print a table; columns after the first `left` are numbers."""
+    """Print a table; columns after the first `left` are numbers.
+
+    Nothing is cut off: a terminal that is too narrow has text folded, and what is no terminal
+    (a pipe, a log) gets lines as long as they need to be.
+    """
     from rich.console import Console
     from rich.table import Table
 
     out = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for number, column in enumerate(columns):
-        out.add_column(column, justify="left" if number < left else "right", no_wrap=True)
+        text = number < left
+        whole = number == 0 or not text
+        out.add_column(column, justify="left" if text else "right", no_wrap=whole, overflow="fold")
     for row in rows:
         out.add_row(*row)
     console = Console()
-    Console(width=max(console.width, 110)).print(out)
+    needed = Console(width=_LONGEST).measure(out).maximum
+    width = console.width if console.is_terminal else needed
+    Console(width=max(width, min(needed, _NARROW))).print(out)
 
 
 def number(value: float | None, digits: int = 3) -> str:
