@@ -15,10 +15,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export FEAST_USAGE := False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-drift test lint types bench model compile docs clean setup wheels image release
+.PHONY: help demo demo-drift test lint types bench model compile docs clean setup wheels image release kubernetes
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create .venv with everything pinned
 
@@ -70,6 +70,9 @@ wheels: $(STAMP) ## Gather the wheels that images are built from
 
 image: wheels ## Build the image of the steps; BASE=local makes a base from Debian's packages
 	tools/image.sh steps
+
+kubernetes: ## Build Kubernetes from Debian's source, for tests on a node of their own
+	tools/kubernetes.sh
 
 release: $(STAMP) ## Build a release: REGISTRY=host/path, RELEASE='--push --sign'
 	@test -n "$(REGISTRY)" || { echo "set REGISTRY=host/path, where images will be" >&2; exit 2; }

@@ -35,12 +35,12 @@ from brewhouse.prompts.tree import TokenTree  # noqa: E402
 from brewhouse.prompts.verbalizer import Verbalizer  # noqa: E402
 from brewhouse.tasks.suite import load_suite  # noqa: E402
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.containers", "tests.servers"]
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 
-TOGETHER = {"kfp": "rights", "kube": "rights", "images": "images"}
+TOGETHER = {"kfp": "rights", "kube": "rights", "images": "images", "cluster": "images"}
 """Folders whose tests share a worker: those that record calls with those that compare them."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from brewhouse.files import read_json
-from tests.images.pods import USER
+from tests.cluster.team import USER
 from tests.training.runs import OPTIONS, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.image, pytest.mark.timeout(1800)]

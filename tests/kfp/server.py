@@ -288,20 +288,23 @@ def role(name: str) -> set[tuple[str, str]]:
 
 
 @contextmanager
-def serve(granted: str = "brewhouse-run-starter") -> Iterator[tuple[Server, str]]:
+def serve(
+    granted: str = "brewhouse-run-starter", host: str = "127.0.0.1"
+) -> Iterator[tuple[Server, str]]:
     """Serve on loopback for as long as a block lasts; what it holds, and its address.
 
     Args:
         granted: Role of the manifests whose rights the callers have.
+        host: Address of this machine.
     """
     held = Server()
     held.allowed = role(granted)
     handler = type("Handler", (_Handler,), {"held": held})
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    listening = ThreadingHTTPServer((host, 0), handler)
     listening.daemon_threads = True
     thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    held.address = f"http://127.0.0.1:{listening.server_port}"
+    held.address = f"http://{host}:{listening.server_port}"
     try:
         yield held, held.address
     finally:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 from kubernetes import client
 
 from brewhouse.platform.launcher import connect
+from brewhouse.platform.trainjob import GROUP, PLURAL, VERSION
+from tests.cluster.kubernetes import BINARIES
 from tests.conftest import ROOT
+from tests.kube.envtest import CEL_SINCE, control_plane
 from tests.kube.schema import CRDS
 from tests.kube.server import Cluster, Right, serve
 from tools.access_table import rights
@@ -42,17 +47,34 @@ def fake() -> Iterator[tuple[Cluster, client.ApiClient]]:
         CALLS.update(cluster.calls)
 
 
-@pytest.fixture(params=["ours", "envtest"])
+@pytest.fixture(scope="module")
+def real() -> Iterator[client.ApiClient]:
+    """kube-apiserver and etcd of `KUBEBUILDER_ASSETS`, or those of `make kubernetes`."""
+    assets = Path(os.environ.get("KUBEBUILDER_ASSETS") or BINARIES)
+    if not (assets / "kube-apiserver").is_file():
+        pytest.skip("no control plane: run `make kubernetes` or set KUBEBUILDER_ASSETS")
+    with control_plane(assets) as found:
+        yield found
+
+
+@pytest.fixture(params=["ours", "real"])
 def api(request: pytest.FixtureRequest) -> Iterator[client.ApiClient]:
-    """Ours, and kube-apiserver with etcd from `KUBEBUILDER_ASSETS`."""
+    """Ours, and the real one."""
     if request.param == "ours":
         with serve() as (_, address):
             yield connect(address)
-    else:
-        assets = os.environ.get("KUBEBUILDER_ASSETS")
-        if not assets:
-            pytest.skip("no control plane: KUBEBUILDER_ASSETS is not set")
-        from tests.kube.envtest import control_plane
+        return
+    found = request.getfixturevalue("real")
+    yield found
+    jobs = client.CustomObjectsApi(found)
+    where = (GROUP, VERSION, "default", PLURAL)
+    jobs.delete_collection_namespaced_custom_object(*where)
+    while jobs.list_namespaced_custom_object(*where)["items"]:
+        time.sleep(0.1)
 
-        with control_plane(assets) as real:
-            yield real
+
+@pytest.fixture
+def has_rules(api: client.ApiClient) -> bool:
+    """Whether the server knows CEL rules of custom resources, as those from 1.25 on do."""
+    told = client.VersionApi(api).get_code() if api.configuration.ssl_ca_cert else None
+    return told is None or int(told.minor.rstrip("+")) >= CEL_SINCE

@@ -52,22 +52,28 @@ def test_an_object_gets_an_identity_and_defaults(jobs: client.CustomObjectsApi) 
     ],
 )
 def test_what_breaks_the_schema_or_a_rule_is_refused(
-    jobs: client.CustomObjectsApi, spec: dict, message: str
+    jobs: client.CustomObjectsApi, has_rules: bool, spec: dict, message: str
 ) -> None:
+    if not has_rules and ("managedBy" in spec or message == "numProcPerNode"):
+        pytest.skip("this server knows no rules of custom resources")
     with pytest.raises(ApiException) as refused:
         jobs.create_namespaced_custom_object(*WHERE, job(**spec))
     assert refused.value.status == 422
     assert message in refused.value.body
 
 
-def test_rules_about_change_hold_and_generations_count(jobs: client.CustomObjectsApi) -> None:
+def test_rules_about_change_hold_and_generations_count(
+    jobs: client.CustomObjectsApi, has_rules: bool
+) -> None:
     made = jobs.create_namespaced_custom_object(*WHERE, job())
     name = made["metadata"]["name"]
     suspended = jobs.patch_namespaced_custom_object(*WHERE, name, {"spec": {"suspend": True}})
     assert suspended["metadata"]["generation"] == 2
-    with pytest.raises(ApiException) as refused:
-        jobs.patch_namespaced_custom_object(*WHERE, name, {"spec": {"runtimeRef": {"name": "b"}}})
-    assert refused.value.status == 422
+    if has_rules:
+        other = {"spec": {"runtimeRef": {"name": "b"}}}
+        with pytest.raises(ApiException) as refused:
+            jobs.patch_namespaced_custom_object(*WHERE, name, other)
+        assert refused.value.status == 422
     with pytest.raises(ApiException) as stale:
         jobs.replace_namespaced_custom_object(*WHERE, name, made)
     assert stale.value.status == 409

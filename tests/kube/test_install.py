@@ -28,7 +28,7 @@ GUIDES = ROOT / "docs" / "how-to"
 PRELUDE = """
 set -euo pipefail
 # Not here: a cluster's nodes, images, a release, and what runs once all of it is there.
-kind() { :; }; make() { :; }; podman() { :; }; tar() { :; }; sha256sum() { :; }
+curl() { :; }; kind() { :; }; make() { :; }; podman() { :; }; tar() { :; }; sha256sum() { :; }
 tools/image.sh() { :; }
 brewhouse() { case "$1" in ledger) command brewhouse "$@" ;; esac; }
 kubectl() { case "$1" in port-forward) ;; *) command kubectl "$@" ;; esac; }
