@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, make_url, text
 
 from brewhouse.platform.database import VERSION_TABLE, Database
 
@@ -76,3 +76,27 @@ def test_a_carry_over_that_died_in_between_is_done_again(tmp_path: Path) -> None
         connection.execute(text(f"CREATE TABLE alembic_version AS SELECT * FROM {VERSION_TABLE}"))
         connection.execute(text(f"DELETE FROM {VERSION_TABLE}"))
     assert revisions(Database(uri), VERSION_TABLE) == ["0003"]
+
+
+def test_a_postgres_without_an_encoding_keeps_what_is_written(postgres: str) -> None:
+    """As `initdb` makes one where no locale is set."""
+    plain = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with plain.connect() as connection:
+        connection.execute(
+            text("CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        )
+    plain.dispose()
+    uri = make_url(postgres).set(database="plain").render_as_string(hide_password=False)
+    database = Database(uri)
+    said = "größer als der Rand"
+    with database.writing() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO refusals (at, actor, via, act, model, version, reason, address) "
+                "VALUES ('t', 'a', 'v', 'approve', 'ranker', '1', :reason, 'x')"
+            ),
+            {"reason": said},
+        )
+    with database.reading() as connection:
+        assert connection.execute(text("SELECT reason FROM refusals")).scalar() == said
+    database.engine.dispose()

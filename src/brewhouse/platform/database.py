@@ -25,6 +25,9 @@ VERSION_TABLE = "brewhouse_version"
 """Where the schema's revision stands. Alembic's default name would be MLflow's too, and each takes
 the other's revision for one it lacks."""
 
+ENCODING = {"client_encoding": "utf8"}
+"""Of connections to Postgres: one made without a locale holds bytes, of no encoding but ours."""
+
 
 class Database:
     """A connection pool whose schema is up to date."""
@@ -80,7 +83,8 @@ def _connect(uri: str) -> Engine:
         )
         raise RegistryError(msg) from error
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        options = ENCODING if url.get_backend_name() == "postgresql" else {}
+        return create_engine(url, pool_pre_ping=True, connect_args=options)
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 60, "check_same_thread": False})
 

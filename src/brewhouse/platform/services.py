@@ -8,10 +8,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from brewhouse.platform.checks import Check, State, guarded, missing, ok
+from brewhouse.platform.database import ENCODING
 from brewhouse.platform.stores import MLFLOW, SERVED, is_folder, open_store, refused_by
 from brewhouse.platform.tracking import EXPERIMENT, Tracker, artifact_root
 
@@ -50,7 +53,9 @@ def examine(
     elif tracking_uri:
         yield from _asked("mlflow", _REACH, lambda: _database("mlflow", tracking_uri))
     if database_uri:
-        yield from _asked("decisions", _REACH, lambda: _database("decisions", database_uri))
+        yield from _asked(
+            "decisions", _REACH, lambda: _database("decisions", database_uri, ours=True)
+        )
     if signing_key:
         key = Path(signing_key)
         trusted = Path(trusted_keys) if trusted_keys else key.parent
@@ -106,7 +111,8 @@ def _http(name: str, host: str, health: str) -> Iterator[Check]:
             yield missing(name, f"{url} answers {error.code}", _REACH)
 
 
-def _database(name: str, uri: str) -> Iterator[Check]:
+def _database(name: str, uri: str, *, ours: bool = False) -> Iterator[Check]:
+    """Whether it answers: who connects as `platform.database` does if it is ours, else anybody."""
     from sqlalchemy import create_engine, text
     from sqlalchemy.engine import make_url
 
@@ -118,7 +124,9 @@ def _database(name: str, uri: str) -> Iterator[Check]:
         else:
             yield Check(name=name, value=f"{path} is made at the first run")
         return
-    options = {"connect_timeout": int(PATIENCE_S)} if "postgres" in url.get_backend_name() else {}
+    options: dict[str, Any] = {}
+    if "postgres" in url.get_backend_name():
+        options = {"connect_timeout": int(PATIENCE_S)} | (ENCODING if ours else {})
     engine = create_engine(url, connect_args=options)
     try:
         with engine.connect() as connection:
