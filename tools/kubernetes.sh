@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 folder="$(realpath -m "${1:-build/kubernetes}")"
 version=1.20.2
-[ -x "$folder/kubelet" ] && exit 0
+[ -f "$folder/pause" ] && exit 0
 for tool in apt-get go gcc etcd; do
   command -v "$tool" >/dev/null || { echo "install $tool (Debian: golang-go, gcc, etcd-server)" >&2; exit 2; }
 done
@@ -28,8 +28,8 @@ for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian*; do
 done
 apt=(apt-get -qq -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$work/apt/parts" -o "Dir::State::Lists=$work/apt/lists"
   -o APT::Sandbox::User=root -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
-"${apt[@]}" update
-(cd "$work" && "${apt[@]}" source --download-only kubernetes)
+"${apt[@]}" update && (cd "$work" && "${apt[@]}" source --download-only kubernetes) ||
+  { echo "the sources of this machine's packages cannot be fetched; set KUBEBUILDER_ASSETS instead" >&2; exit 2; }
 archive=("$work"/kubernetes_*"$version".orig.tar.gz)
 [ -f "${archive[0]}" ] || { echo "Debian's source of Kubernetes here is not $version: $(ls "$work"); set KUBEBUILDER_ASSETS instead" >&2; exit 2; }
 

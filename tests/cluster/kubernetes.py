@@ -63,7 +63,7 @@ def missing(folder: Path) -> list[str]:
     """What this machine lacks to run a node that keeps its images below a folder."""
     found = [tool for tool in TOOLS if shutil.which(tool) is None]
     found += [] if os.geteuid() == 0 else ["root"]
-    found += [] if (BINARIES / "kubelet").is_file() else ["`make kubernetes`"]
+    found += [] if (BINARIES / "pause").is_file() else ["`make kubernetes`"]
     free = shutil.disk_usage(folder).free / 2**30
     found += [] if free > _DISK_GIB else [f"{_DISK_GIB} GiB of disk ({free:.0f} are free)"]
     return found + (
