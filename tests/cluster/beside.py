@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 
 from tests.cluster.kubernetes import DNS, HOST, NAME, Kubernetes
 from tests.cluster.older import lowered
-from tests.cluster.wait import wait_for
+from tests.cluster.wait import kept, wait_for
 from tests.conftest import SHARED
 
 IMAGE = "localhost/brewhouse/beside:test"
@@ -97,27 +96,18 @@ def names(node: Kubernetes) -> Iterator[None]:
     service = _service("kube-dns", "kube-system", labels, [("udp", "UDP", 53), ("tcp", "TCP", 53)])
     service["spec"]["clusterIP"] = DNS
     _make(node, "kube-system", [pod, service])
-    stopped = threading.Event()
+    written = ""
 
-    def keep() -> None:
-        written = ""
-        while not stopped.wait(0.5):
-            with suppress(AssertionError):
-                found = _addresses(node)
-                if found != written:
-                    (folder / "all").write_text(found)
-                    written = found
+    def write() -> None:
+        nonlocal written
+        if (found := _addresses(node)) != written:
+            (folder / "all").write_text(found)
+            written = found
 
-    thread = threading.Thread(target=keep)
-    thread.start()
-    try:
-        node.kubectl(
-            "wait", "--for=condition=Ready", "pod/kube-dns", "-n", "kube-system", "--timeout=60s"
-        )
+    with kept(write, 0.5, "names"):
+        there = ("pod/kube-dns", "-n", "kube-system")
+        node.kubectl("wait", "--for=condition=Ready", *there, "--timeout=60s")
         yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def _make(node: Kubernetes, namespace: str, objects: list[Any]) -> None:
@@ -129,14 +119,18 @@ def _make(node: Kubernetes, namespace: str, objects: list[Any]) -> None:
 
 def _addresses(node: Kubernetes) -> str:
     found = []
-    for value in node.get("services,pods", "--all-namespaces"):
-        meta, spec = value["metadata"], value["spec"]
-        of = f"{meta['namespace']}.svc.{_DOMAIN}"
-        if value["kind"] == "Service" and spec.get("clusterIP", "None") != "None":
-            found.append(f"{spec['clusterIP']} {meta['name']}.{of}")
-        if "subdomain" in spec and (address := value["status"].get("podIP")):
-            found.append(f"{address} {spec['hostname']}.{spec['subdomain']}.{of}")
+    for service in node.listed("/api/v1/services"):
+        if (address := service["spec"].get("clusterIP", "None")) != "None":
+            found.append(f"{address} {service['metadata']['name']}.{_within(service)}")
+    for pod in node.listed("/api/v1/pods"):
+        spec = pod["spec"]
+        if spec.get("subdomain") and (address := pod["status"].get("podIP")):
+            found.append(f"{address} {spec['hostname']}.{spec['subdomain']}.{_within(pod)}")
     return "".join(f"{line}\n" for line in sorted(found))
+
+
+def _within(value: dict[str, Any]) -> str:
+    return f"{value['metadata']['namespace']}.svc.{_DOMAIN}"
 
 
 def _pod(name: str, namespace: str, labels: dict[str, str], command: list[str]) -> dict[str, Any]:

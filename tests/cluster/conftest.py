@@ -39,7 +39,7 @@ BREWHOUSE_KFP_HOST=http://ml-pipeline.kubeflow:8888
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def node(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[kubernetes.Kubernetes]:
     """A node with names, kinds, volumes and images, on which NetworkPolicies hold."""
     if absent := kubernetes.missing(tmp_path_factory.getbasetemp()):
@@ -60,7 +60,7 @@ def node(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[kuber
                 yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def team(
     node: kubernetes.Kubernetes, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Team]:
@@ -80,9 +80,16 @@ def team(
         shown = re.findall(r"^```bash\n(.*?)^```", GUIDE.read_text(), re.M | re.S)
         *blocks, found.submits, found.asks = shown
         # Its images are there under names of their own.
-        text = "".join(blocks).replace('newName: postgres, newTag: "16"', _named(beside.IMAGE))
-        text = text.replace("newName: localhost/brewhouse/steps, newTag: dev", _named(image))
+        text = "".join(blocks)
+        for told, here in (
+            ('newName: postgres, newTag: "16"', _named(beside.IMAGE)),
+            ("newName: localhost/brewhouse/steps, newTag: dev", _named(image)),
+        ):
+            assert told in text
+            text = text.replace(told, here)
         found.typed = found.shell(PRELUDE + text)
+        # Jobs are started by tests, at whatever hour they run.
+        found.kubectl("patch", "cronjob", "drift-monitor", "-p", '{"spec": {"suspend": true}}')
         yield found
 
 

@@ -8,13 +8,12 @@ sends (probes of the kubelet) is let through, as the documentation has it.
 from __future__ import annotations
 
 import ipaddress
-import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from tests.cluster.kubernetes import Kubernetes
+from tests.cluster.kubernetes import PODS, Kubernetes
+from tests.cluster.wait import kept
 
 Object = dict[str, Any]
 _EVERY_S = 0.5
@@ -35,57 +34,43 @@ class Firewall:
             self.rules = rules
 
     def _seen(self) -> tuple[list[Object], list[Object], dict[str, Object]]:
-        told = self.node.kubectl("get", "pods,networkpolicies,namespaces", "-A", "-o", "json")
-        items = json.loads(told)["items"]
         namespaces = {
             o["metadata"]["name"]: {"kubernetes.io/metadata.name": o["metadata"]["name"]}
-            | o["metadata"].get("labels", {})
-            for o in items
-            if o["kind"] == "Namespace"
+            | (o["metadata"].get("labels") or {})
+            for o in self.node.listed("/api/v1/namespaces")
         }
         pods = [
             {
                 "ip": o["status"]["podIP"],
                 "namespace": o["metadata"]["namespace"],
-                "labels": o["metadata"].get("labels", {}),
+                "labels": o["metadata"].get("labels") or {},
                 "ports": {
                     port["name"]: port["containerPort"]
                     for container in o["spec"]["containers"]
-                    for port in container.get("ports", [])
+                    for port in container.get("ports") or []
                     if "name" in port
                 },
             }
-            for o in items
-            if o["kind"] == "Pod"
-            and o.get("status", {}).get("podIP")
+            for o in self.node.listed("/api/v1/pods")
+            if o.get("status", {}).get("podIP")
             and o["status"]["phase"] not in {"Succeeded", "Failed"}
         ]
-        return pods, [o for o in items if o["kind"] == "NetworkPolicy"], namespaces
+        policies = self.node.listed("/apis/networking.k8s.io/v1/networkpolicies")
+        return pods, policies, namespaces
 
 
 @contextmanager
 def enforced(node: Kubernetes) -> Iterator[None]:
     """Policies hold for as long as the block lasts."""
-    wall, stopped = Firewall(node), threading.Event()
-
-    def keep() -> None:
-        while not stopped.wait(_EVERY_S):
-            with suppress(AssertionError):
-                wall.renew()
-
+    wall = Firewall(node)
     wall.renew()
-    thread = threading.Thread(target=keep)
-    thread.start()
-    try:
+    with kept(wall.renew, _EVERY_S, "the firewall"):
         yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 _SIDES = {"Egress": ("saddr", "daddr", "to"), "Ingress": ("daddr", "saddr", "from")}
 """Where a packet has a pod's own address, where its peer's; how an opening names peers."""
-_HOOK = "type filter hook forward priority 10; policy accept; ct state established,related accept"
+_HOOK = "type filter hook {} priority 10; policy accept; ct state established,related accept"
 
 
 def _rules(pods: list[Object], policies: list[Object], namespaces: dict[str, Object]) -> str:
@@ -100,16 +85,21 @@ def _rules(pods: list[Object], policies: list[Object], namespaces: dict[str, Obj
                 for policy in held
                 for opening in policy["spec"].get(direction.lower(), [])
                 for match, peer in _matches(opening.get(peers), other, pod, pods, namespaces)
-                for port in _ports(opening, pod if direction == "Ingress" else peer)
+                for port in _ports(opening, [pod] if direction == "Ingress" else peer)
             ]
             name = f"{direction.lower()}_{pod['ip'].replace('.', '_')}"
             chains.append(f"chain {name} {{ {'; '.join([*lines, 'drop'])}; }}")
             jumps.append(f"ip {side} {pod['ip']} jump {name}")
     known = ", ".join(pod["ip"] for pod in pods)
+    # A pod that has not been seen yet says nothing, nor does any by IPv6.
+    strangers = [f"ip saddr {PODS} ip saddr != @pods drop", "meta nfproto ipv6 drop"]
+    # To the node itself, where the API server answers, goes what may leave the pod.
+    outward = [jump for jump in jumps if "saddr" in jump]
     parts = [
         f"set pods {{ type ipv4_addr; elements = {{ {known} }}; }}",
         *chains,
-        f"chain forward {{ {'; '.join([_HOOK, *jumps])}; }}",
+        f"chain forward {{ {'; '.join([_HOOK.format('forward'), *strangers, *jumps])}; }}",
+        f"chain input {{ {'; '.join([_HOOK.format('input'), *outward])}; }}",
     ]
     return "table inet policies {\n" + "\n".join(parts) + "\n}\n"
 
@@ -120,10 +110,10 @@ def _matches(
     pod: Object,
     pods: list[Object],
     namespaces: dict[str, Object],
-) -> list[tuple[str, Object | None]]:
-    """What a packet of one of the peers looks like, and the pod that it is; anyone's if unsaid."""
+) -> list[tuple[str, list[Object]]]:
+    """What a packet of a peer looks like, and which pods it may be of; anyone's if unsaid."""
     if not peers:
-        return [("", None)]
+        return [("", pods)]
     return [
         (f"ip {side} {address} ", of)
         for peer in peers
@@ -142,43 +132,49 @@ def _holds(policy: Object, pod: Object, direction: str) -> bool:
 
 def _places(
     peer: Object, own: str, pods: list[Object], namespaces: dict[str, Object]
-) -> list[tuple[str, Object | None]]:
-    """Addresses of a peer, with the pod that has each."""
+) -> list[tuple[str, list[Object]]]:
+    """Addresses of a peer, with the pods that have them."""
     if block := peer.get("ipBlock"):
-        kept = [ipaddress.ip_network(block["cidr"])]
-        for text in block.get("except", []):
-            out = ipaddress.ip_network(text)
-            kept = [
-                part
-                for net in kept
-                for part in (net.address_exclude(out) if out.subnet_of(net) else [net])
-            ]
-        return [(str(net), None) for net in kept if net.version == 4]  # noqa: PLR2004 - of the cable
+        kept_nets = [ipaddress.ip_network(block["cidr"])]
+        for out in map(ipaddress.ip_network, block.get("except", [])):
+            kept_nets = [part for net in kept_nets for part in _without(net, out)]
+        return [(str(net), []) for net in kept_nets]
     chosen = peer.get("namespaceSelector")
     return [
-        (pod["ip"], pod)
+        (pod["ip"], [pod])
         for pod in pods
         if (
             pod["namespace"] == own
             if chosen is None
             else _selects(chosen, namespaces.get(pod["namespace"], {}))
         )
-        and _selects(peer.get("podSelector", {}), pod["labels"])
+        and _selects(peer.get("podSelector") or {}, pod["labels"])
     ]
 
 
-def _ports(opening: Object, target: Object | None) -> list[str]:
+def _without(net: Any, out: Any) -> list[Any]:
+    if net.subnet_of(out):
+        return []
+    return list(net.address_exclude(out)) if out.subnet_of(net) else [net]
+
+
+def _ports(opening: Object, targets: list[Object]) -> list[str]:
+    """What a packet to one of the ports looks like; a name is a port of each target that has it."""
     found = []
-    for port in opening.get("ports", []):
+    for port in opening.get("ports") or [{}]:
         protocol = port.get("protocol", "TCP").lower()
         number = port.get("port")
-        if isinstance(number, str):
-            number = (target or {"ports": {}})["ports"].get(number)
-            if number is None:
-                continue
-        last = f"-{port['endPort']}" if "endPort" in port else ""
-        found.append(f"{protocol} dport {number}{last} " if number else f"meta l4proto {protocol} ")
-    return found if "ports" in opening else [""]
+        if not port:
+            found.append("")
+        elif number is None:
+            found.append(f"meta l4proto {protocol} ")
+        elif isinstance(number, str):
+            named = {pod["ports"][number]: None for pod in targets if number in pod["ports"]}
+            found += [f"{protocol} dport {one} " for one in named]
+        else:
+            last = f"-{port['endPort']}" if "endPort" in port else ""
+            found.append(f"{protocol} dport {number}{last} ")
+    return found
 
 
 def _selects(selector: Object, labels: Object) -> bool:

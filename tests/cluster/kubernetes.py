@@ -3,7 +3,8 @@
 Its binaries are those of `tools/kubernetes.sh`; containerd, CNI plugins and etcd are Debian's. All
 of it runs in process, mount and network namespaces of its own, as a node of kind does: nothing
 listens on the machine's addresses, and its firewall is the node's alone. A cable between the two
-carries what tests ask.
+carries what tests ask. A kubelet sets a few values of the kernel for all namespaces; they are set
+back.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ NAME = "brewhouse-control-plane"
 PODS, SERVICES, DNS = "10.244.0.0/24", "10.96.0.0/16", "10.96.0.10"
 TOOLS = (
     *("conntrack", "containerd", "curl", "etcd", "ip", "iptables", "kubectl", "nft", "nsenter"),
-    *("openssl", "podman", "runc", "sysctl", "unshare"),
+    *("openssl", "podman", "runc", "setpriv", "sysctl", "unshare"),
 )
 _DISK_GIB = 14
 """What unpacked images take, and the archives that they come from until then."""
 _WAIT_S = 120
+_PROC = Path("/proc/sys")
+_TUNED = (
+    *("kernel/keys/root_maxbytes", "kernel/keys/root_maxkeys", "kernel/panic"),
+    *("kernel/panic_on_oops", "vm/overcommit_memory", "vm/panic_on_oom"),
+)
 _CNI = {
     "cniVersion": "0.4.0",
     "name": "pods",
@@ -63,7 +69,8 @@ def missing(folder: Path) -> list[str]:
     """What this machine lacks to run a node that keeps its images below a folder."""
     found = [tool for tool in TOOLS if shutil.which(tool) is None]
     found += [] if os.geteuid() == 0 else ["root"]
-    found += [] if (BINARIES / "pause").is_file() else ["`make kubernetes`"]
+    found += [] if (BINARIES / "stamp").is_file() else ["`make kubernetes`"]
+    found += [] if Path("/proc/sys/net/bridge").is_dir() else ["the kernel's br_netfilter"]
     free = shutil.disk_usage(folder).free / 2**30
     found += [] if free > _DISK_GIB else [f"{_DISK_GIB} GiB of disk ({free:.0f} are free)"]
     return found + (
@@ -115,6 +122,11 @@ class Kubernetes:
         found = json.loads(self.kubectl("get", *arguments, "--output", "json"))
         return found.get("items", found)
 
+    def listed(self, path: str) -> list[Any]:
+        """Items of a collection of the API; cheap enough to be asked all the time."""
+        found, *_ = self.api.call_api(path, "GET", response_type="object")
+        return list(found["items"])
+
     def inside(self, *command: str, given: str | None = None) -> str:
         """What a command prints within the node's namespaces."""
         done = subprocess.run(
@@ -150,6 +162,10 @@ class Kubernetes:
 @contextmanager
 def running(folder: Path) -> Iterator[Kubernetes]:
     """A node that is ready, with nothing on it."""
+    _sweep()
+    if _pods_groups():
+        msg = "a kubelet runs on this machine; a second one would take its pods for strangers"
+        raise RuntimeError(msg)
     for name in ("logs", "pki", "cni"):
         (folder / name).mkdir()
     _keys(folder)
@@ -164,37 +180,42 @@ def running(folder: Path) -> Iterator[Kubernetes]:
         "SERVICES": SERVICES,
     }
     namespaces = ["--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--net", "--uts"]
+    guarded, script = ["setpriv", "--pdeathsig", "KILL"], Path(__file__).with_name("node.sh")
     with (folder / "logs" / "node.log").open("w") as log:
         process = subprocess.Popen(
-            ["unshare", *namespaces, str(Path(__file__).with_name("node.sh")), BINARIES, folder],
+            [*guarded, "unshare", *namespaces, script, BINARIES, folder],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             env=environment,
         )
     try:
-        _until(lambda: (folder / "up").exists(), process, folder, "namespaces")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        pid = int(children.read_text().split()[0])
-        _cable(pid)
-        node = Kubernetes(folder, pid)
-        _until((folder / "containerd.sock").exists, process, folder, "containerd")
-        _pause(folder)
-        node.load("localhost/brewhouse/pause:test")
+        with _tunables():
+            _until(lambda: (folder / "up").exists(), process, folder, "namespaces")
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            pid = int(children.read_text().split()[0])
+            _cable(pid)
+            node = Kubernetes(folder, pid)
+            _until((folder / "containerd.sock").exists, process, folder, "containerd")
+            _pause(folder)
+            node.load("localhost/brewhouse/pause:test")
 
-        def ready() -> bool:
-            with suppress(AssertionError):
-                found = node.get("node", NAME)["status"]["conditions"]
-                return any(c["type"] == "Ready" and c["status"] == "True" for c in found)
-            return False
+            def ready() -> bool:
+                with suppress(AssertionError):
+                    found = node.get("node", NAME)["status"]["conditions"]
+                    return any(c["type"] == "Ready" and c["status"] == "True" for c in found)
+                return False
 
-        _until(ready, process, folder, "the node")
-        yield node
+            _until(ready, process, folder, "the node")
+            yield node
     finally:
         process.kill()
         process.wait(30)
         subprocess.run(["ip", "link", "delete", "node0"], check=False, capture_output=True)
         _sweep()
+        # Logs stay; images would fill the disk run by run.
+        for name in ("containerd", "containerd-state", "etcd", "kubelet"):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _until(done: Any, process: subprocess.Popen[bytes], folder: Path, what: str) -> None:
@@ -209,31 +230,41 @@ def _until(done: Any, process: subprocess.Popen[bytes], folder: Path, what: str)
 
 
 def _cable(pid: int) -> None:
-    """A pair of interfaces, one of them the node's, and the way to pods and Services."""
-    commands = [
+    """A pair of interfaces, one of them the node's. Pods come out under the node's address."""
+    for command in (
         f"link add node0 type veth peer name node1 netns {pid}",
         f"address add {HOST}/30 dev node0",
         "link set node0 up",
-        f"route add {PODS} via {NODE}",
-        f"route add {SERVICES} via {NODE}",
-    ]
-    for command in commands:
-        for _ in range(50):
-            # A route waits for the node's end.
-            if subprocess.run(["ip", *command.split()], check=False).returncode == 0:
-                break
-            time.sleep(0.1)
+    ):
+        subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+
+
+def _pods_groups() -> list[Path]:
+    """Control groups of pods, as a kubelet names them."""
+    root = Path("/sys/fs/cgroup")
+    return [*root.glob("kubepods"), *root.glob("*/kubepods")]
 
 
 def _sweep() -> None:
-    """Remove the control groups that the node's pods leave."""
-    for root in Path("/sys/fs/cgroup").glob("*/kubepods"):
+    """Remove the control groups that pods of a node that is gone leave."""
+    for root in _pods_groups():
         for path, _, _ in os.walk(root, topdown=False):
             for _ in range(50):
                 with suppress(OSError):
                     Path(path).rmdir()
                     break
                 time.sleep(0.1)
+
+
+@contextmanager
+def _tunables() -> Iterator[None]:
+    """Give the machine's kernel back what a kubelet sets for all namespaces."""
+    before = {name: path.read_text() for name in _TUNED if (path := _PROC / name).exists()}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            (_PROC / name).write_text(value)
 
 
 def _pause(folder: Path) -> None:

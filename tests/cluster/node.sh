@@ -6,8 +6,10 @@ set -euo pipefail
 binaries="$1" folder="$2"
 # What of the machine's the node would write to is its own here.
 hostname "$NODE_NAME"
-mkdir -p /run/netns /run/containerd /var/lib/cni /var/log/pods /var/log/containers
-for path in /run/netns /run/containerd /var/lib/cni /var/log/pods /var/log/containers; do mount -t tmpfs node "$path"; done
+for path in /run/netns /run/containerd /usr/libexec/kubernetes /var/lib/cni /var/lib/kubelet /var/log/containers /var/log/pods; do
+  mkdir -p "$path"
+  mount -t tmpfs node "$path"
+done
 ip link set lo up
 # The machine gives the other end of this cable once it sees that we are up.
 touch "$folder/up"
@@ -47,5 +49,6 @@ start kubelet "$binaries/kubelet" --config=kubelet.yaml --kubeconfig=kubelet.con
   --container-runtime=remote --container-runtime-endpoint="unix://$folder/containerd.sock" \
   --hostname-override="$NODE_NAME" --node-ip="$NODE_ADDRESS"
 start proxy "$binaries/kube-proxy" --kubeconfig=proxy.conf --proxy-mode=iptables --cluster-cidr="$PODS" --hostname-override="$NODE_NAME" \
-  --bind-address="$NODE_ADDRESS"
+  --bind-address="$NODE_ADDRESS" --conntrack-max-per-core=0 --conntrack-min=0 \
+  --conntrack-tcp-timeout-established=0s --conntrack-tcp-timeout-close-wait=0s
 cat >/dev/null

@@ -2,13 +2,13 @@
 
 Neither's own code can run here. Pods of steps are made from what the compiled pipeline says of each
 (account, labels, secrets, claims, users, sizes), pods of nodes from runtime and TrainJob. A node of
-two cores stands in for a pool, so what they request is cut down.
+two cores stands in for a pool, so what they request is cut down. Steps are held to the profile
+`restricted` here, which Kubeflow Pipelines leaves to its own settings.
 """
 
 from __future__ import annotations
 
 import copy
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,12 +23,11 @@ from brewhouse.platform.kubeflow import ACCOUNTS
 from brewhouse.platform.launcher import JOB_LABEL
 from brewhouse.platform.trainjob import GROUP, PLURAL, VERSION
 from tests.cluster.kubernetes import Kubernetes
-from tests.cluster.wait import wait_for
+from tests.cluster.wait import kept, wait_for
 from tests.conftest import ROOT
 
 Object = dict[str, Any]
 _RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-_RETRY = 75
 
 
 class Steps:
@@ -258,23 +257,9 @@ class Trainer:
 @contextmanager
 def trainer(node: Kubernetes, namespace: str) -> Iterator[Trainer]:
     """TrainJobs are seen to for as long as the block lasts."""
-    found, stopped, faults = Trainer(node, namespace), threading.Event(), []
-
-    def keep() -> None:
-        while not stopped.wait(1):
-            try:
-                found.look()
-            except Exception as error:  # noqa: BLE001 - told when the block ends
-                faults.append(error)
-
-    thread = threading.Thread(target=keep)
-    thread.start()
-    try:
+    found = Trainer(node, namespace)
+    with kept(found.look, 1, "what stands for Trainer"):
         yield found
-    finally:
-        stopped.set()
-        thread.join()
-    assert not faults, faults
 
 
 def _code(pod: Object) -> int | None:

@@ -6,10 +6,11 @@ import http.client
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,16 +112,19 @@ class Team:
         kept = path.read_text()
         path.write_text(yaml.safe_dump(arguments))
         process = subprocess.Popen(
-            ["bash", "-c", f"trap 'kill %1' EXIT\n{self.submits}"],
+            ["bash", "-c", f"set -e\n{self.submits}"],
             cwd=self.folder,
             env=self.environment,
             text=True,
+            start_new_session=True,
         )
         try:
             yield process
         finally:
             path.write_text(kept)
-            process.terminate()
+            # With the port-forward, which stays behind.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
 
     def apply(self, objects: list[dict[str, Any]]) -> None:

@@ -21,6 +21,9 @@ CEL_SINCE = 25
 """Minor version of Kubernetes from which on custom resources have rules."""
 _TOKEN = "token-of-a-test"  # noqa: S105 - of a server that lives as long as one test
 
+_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command that ends when this process does, however that ends."""
+
 
 def _port() -> int:
     with socket.socket() as probe:
@@ -39,6 +42,7 @@ def control_plane(assets: Path) -> Iterator[client.ApiClient]:
         subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True)
         etcd = subprocess.Popen(
             [
+                *_WITH_US,
                 f"{assets}/etcd",
                 f"--data-dir={work}/etcd",
                 f"--listen-client-urls=http://127.0.0.1:{store}",
@@ -48,6 +52,7 @@ def control_plane(assets: Path) -> Iterator[client.ApiClient]:
         )
         server = subprocess.Popen(
             [
+                *_WITH_US,
                 f"{assets}/kube-apiserver",
                 f"--etcd-servers=http://127.0.0.1:{store}",
                 "--bind-address=127.0.0.1",

@@ -89,6 +89,9 @@ def test_training_and_its_job_share_the_claim() -> None:
     mounted = {n for n, e in executors.items() if "pvcMount" in e}
     # Folders among the arguments lie there: each step may be told to publish its evidence to one.
     assert mounted == set(executors)
+    watching = ROOT / "pipelines" / "monitor" / "monitor.yaml"
+    platform = list(yaml.safe_load_all(watching.read_text()))[1]["platforms"]["kubernetes"]
+    assert all("pvcMount" in e for e in platform["deploymentSpec"]["executors"].values())
     mount = executors["exec-train-ranker"]["pvcMount"][0]
     assert mount["mountPath"] == ClusterSpec(namespace="x").mount
     assert mount["pvcNameParameter"]["componentInputParameter"].endswith("claim")

@@ -39,3 +39,15 @@ def test_a_remedy_is_there_to_its_last_word(
     assert "".join(told).replace(" ", "") == remedy.replace(" ", "")
     # A terminal is kept to; what is none gets a line as long as it needs to be.
     assert (len(lines) > 1) == terminal
+
+
+def test_a_number_is_there_to_its_last_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many columns of them there are."""
+    out = _Terminal()
+    theirs = rich.console.Console
+    monkeypatch.setattr(
+        rich.console, "Console", lambda **given: theirs(file=out, **{"width": 80} | given)
+    )
+    numbers = [f"0.{i}{'5' * 10}" for i in range(10)]
+    table("scores", ["task", *(f"scorer {i}" for i in range(10))], [["click", *numbers]])
+    assert out.getvalue().splitlines()[-1].split() == ["click", *numbers]

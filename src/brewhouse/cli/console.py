@@ -36,9 +36,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], lef
     for row in rows:
         out.add_row(*row)
     console = Console()
-    needed = Console(width=_LONGEST).measure(out).maximum
-    width = console.width if console.is_terminal else needed
-    Console(width=max(width, min(needed, _NARROW))).print(out)
+    needs = Console(width=_LONGEST).measure(out)
+    width = console.width if console.is_terminal else needs.maximum
+    # Numbers and names are not folded: where they are wider than the terminal, that folds lines.
+    Console(width=max(width, needs.minimum, min(needs.maximum, _NARROW))).print(out)
 
 
 def number(value: float | None, digits: int = 3) -> str:
