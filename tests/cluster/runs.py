@@ -104,6 +104,8 @@ class Steps:
             for secret in platform.get("secretAsEnv", [])
             for key in secret["keyToEnv"]
         ]
+        # The machine has other work than this.
+        environment.append({"name": "OMP_NUM_THREADS", "value": "1"})
         user = {
             name: value if isinstance(value, bool) else int(value)
             for name, value in platform["securityContext"].items()
@@ -217,6 +219,7 @@ class Trainer:
                 "env": [
                     *container.get("env", []),
                     *trainer.get("env", []),
+                    {"name": "OMP_NUM_THREADS", "value": "1"},
                     {"name": "PET_NNODES", "value": str(trainer["numNodes"])},
                     {"name": "PET_NPROC_PER_NODE", "value": str(trainer["numProcPerNode"])},
                     {"name": "PET_NODE_RANK", "value": str(index)},
