@@ -71,6 +71,10 @@ def missing(folder: Path) -> list[str]:
     found += [] if os.geteuid() == 0 else ["root"]
     found += [] if (BINARIES / "stamp").is_file() else ["`make kubernetes`"]
     found += [] if Path("/proc/sys/net/bridge").is_dir() else ["the kernel's br_netfilter"]
+    if not found:
+        spaces = ["--fork", "--pid", "--mount", "--net", "--uts"]
+        done = subprocess.run(["unshare", *spaces, "true"], check=False, capture_output=True)
+        found += [] if done.returncode == 0 else ["namespaces of its own"]
     free = shutil.disk_usage(folder).free / 2**30
     found += [] if free > _DISK_GIB else [f"{_DISK_GIB} GiB of disk ({free:.0f} are free)"]
     return found + (
